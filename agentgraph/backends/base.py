@@ -1,0 +1,57 @@
+"""Contract of a backend: the one seam to the outside world."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from agentgraph.request import Reply, Request
+
+__all__ = ["Backend"]
+
+
+class Backend(ABC):
+    """Answers requests; everything above it can be tested with `agentgraph.backends.scripted`.
+
+    Parameters
+    ----------
+    name
+        What models call it (``Model.backend``).
+    limit
+        How many requests it can have in flight, >= 1. The executor never has more.
+    has_logprobs
+        Whether replies carry log-probabilities; roles that need them are left out of the space where not.
+
+    Notes
+    -----
+    A backend lives on one event loop, from its first `reply` to `close`. One that is fast in batches gathers what
+    is waiting by itself. It raises only `BackendError`, and only for failures of the service; whatever the model
+    says, however odd, is a `Reply`.
+    """
+
+    def __init__(self, name: str, *, limit: int, has_logprobs: bool) -> None:
+        self.name = name
+        self.limit = limit
+        self.has_logprobs = has_logprobs
+
+    @abstractmethod
+    async def reply(self, request: Request) -> Reply:
+        """Answer one request.
+
+        Raises
+        ------
+        BackendError
+            `BackendRefused`, `BackendTimeout`, `BackendOverloaded`: the service failed; nothing is stored.
+        """
+
+    @abstractmethod
+    async def served(self) -> tuple[str, ...]:
+        """Names of the models it serves, sorted.
+
+        Raises
+        ------
+        BackendError
+            If it cannot be reached.
+        """
+
+    async def close(self) -> None:  # noqa: B027  most backends hold nothing
+        """Release connections and threads; called once, on the same event loop."""

@@ -1,0 +1,227 @@
+"""The command line: ``agentgraph search | replay | show | check``, with Hydra underneath."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agentgraph.errors import AgentGraphError, ConfigError
+from agentgraph.version import __version__
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["main"]
+
+HELP: Final = f"""agentgraph {__version__}: find the collaboration graph of language models that answers best within a budget
+
+  agentgraph search [key=value …]               search, test, and export the best plan
+  agentgraph search run=<folder>                go on where an earlier search stopped
+  agentgraph replay plan=best.json [key=value]  run a found plan on questions
+  agentgraph show plan=best.json [out=p.svg]    draw a plan: tree, .mmd, .svg or .png
+  agentgraph check [key=value …]                are the models there, and what does a solve by each cost
+
+Try: agentgraph search task=recall budget.units=4
+Each command has --help; search also --cfg job (show all settings) and --multirun (run several: seed=0,1,2).
+"""
+_FLAGS: Final = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--multirun", "-m", "--info", "-i", "--shell-completion")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(HELP)
+        return
+    if arguments[0] == "--version":
+        print(f"agentgraph {__version__}")
+        return
+    try:
+        _dispatch(arguments[0], arguments[1:])
+    except AgentGraphError as error:
+        print(f"agentgraph: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nagentgraph: stopped; what was answered is stored, go on with: agentgraph search run=<folder>", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(command: str, arguments: list[str]) -> None:
+    commands = {"search": _search, "replay": _replay, "show": _show, "check": _check}
+    if command not in commands:
+        raise ConfigError(f"{command!r} is no command; there are {', '.join(commands)} (agentgraph --help)")
+    from agentgraph.config import conf_folder, load, models_override
+
+    arguments = models_override(arguments)
+    folder = next((a.removeprefix("run=") for a in arguments if a.startswith("run=")), "null")
+    if command == "search" and folder not in ("", "null"):
+        _go_on(Path(folder).expanduser(), [a for a in arguments if not a.startswith("run=")])
+        return
+    if not any(argument.split("=")[0] in _FLAGS for argument in arguments):
+        load(command, arguments)  # Hydra reports a wrong key over many lines; this does it in one
+    import hydra
+
+    sys.argv = [f"agentgraph {command}", *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_folder().resolve()), config_name=command)(
+        _guarded(commands[command])
+    )()
+
+
+def _guarded(command: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """The command with its errors as one line: inside Hydra they would come with a traceback."""
+
+    def run(config: DictConfig) -> None:
+        try:
+            command(config)
+        except AgentGraphError as error:
+            print(f"agentgraph: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    return run
+
+
+def _search(config: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from agentgraph.config import build_search
+    from agentgraph.run_folder import RunFolder
+    from agentgraph.store import write_atomically
+
+    setup = build_search(config.copy())
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
+    _run(setup, folder)
+
+
+def _go_on(path: Path, overrides: list[str]) -> None:
+    """Continue a run with its own settings; only ``rounds`` may grow."""
+    from omegaconf import OmegaConf
+
+    from agentgraph.config import build_search
+    from agentgraph.run_folder import RunFolder
+    from agentgraph.store import write_atomically
+
+    if not (path / "config.yaml").exists():
+        raise ConfigError(f"run={path} is no run folder: it has no config.yaml; name the folder of an earlier search")
+    config = OmegaConf.load(path / "config.yaml")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        known = OmegaConf.select(config, key)
+        given = OmegaConf.from_dotlist([f"value={value}"]).value
+        if key == "rounds" and isinstance(given, int) and given >= config.rounds:
+            config.rounds = given
+        elif given != known:
+            raise ConfigError(
+                f"run={path} was started with {key}={known}, got {override}; a run goes on with its own settings "
+                f"(only rounds may grow), so start a new one"
+            )
+    setup = build_search(config.copy())
+    folder = RunFolder(path)
+    write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
+    _run(setup, folder)
+
+
+def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder, imported late
+    from agentgraph.draw import tree_text
+    from agentgraph.report import table
+    from agentgraph.run import run
+    from agentgraph.watch import choose
+
+    result = run(setup, folder=folder, watcher=choose(sys.stderr))
+    best, summary = result.best, result.summary
+    print(f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.units:.3g} units.\n")
+    table(result.rows, sys.stdout)
+    print(f"\nThe found plan ({best.found.optimizer}):\n\n{tree_text(best)}\n")
+    saved = 1 - summary["calls_made"] / max(1, summary["calls_asked"])
+    print(
+        f"{summary['plans']} plans, {summary['calls_asked']:,} calls needed, {summary['calls_made']:,} made "
+        f"({saved:.0%} had been made before), {summary['calls_failed']} failed, {summary['seconds']} s"
+    )
+    print(f"Files: {folder.path}")
+    print(f"Replay: agentgraph replay plan={folder.best} {_same_choices(folder)}".rstrip())
+
+
+def _same_choices(folder: Any) -> str:  # noqa: ANN401
+    """Overrides that make a replay use the run's task and models."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(folder.config)
+    target = str(config.task._target_).split(".")[-2]
+    words = [f"task={target}"]
+    if target == "jsonl":
+        words.append(f"task.path={config.task.path}")
+    if "path" in config.models:
+        words.append(f"models={config.models.path}")
+    words += [f"task.sizes.{split}={size}" for split, size in config.task.sizes.items() if split == "test"]
+    return " ".join(words)
+
+
+def _replay(config: DictConfig) -> None:
+    from agentgraph.config import build, build_models
+    from agentgraph.execute import Executor
+    from agentgraph.plan_file import PlanFile
+    from agentgraph.replay import replay
+    from agentgraph.report import table
+    from agentgraph.store import ReplyStore
+
+    plan_path = Path(str(config.plan)).expanduser()
+    plan_file = PlanFile.read(plan_path)
+    task = build(config.task)
+    pool, backends = build_models(config.models)
+    beside = plan_path.parent / "replies.jsonl"
+    path = (beside if beside.exists() else None) if config.store == "auto" else config.store
+    seed = plan_file.found.seed if config.seed == "auto" else int(config.seed)
+    store = ReplyStore(Path(path) if path else None)
+    with Executor(task, pool, {}, backends, store, seed=seed, failure_share=config.failure_share) as executor:
+        result = replay(
+            plan_file, executor, split=config.split, replicate=config.replicate, replace=dict(config.replace)
+        )
+        counts = executor.counts
+    print(f"Plan {plan_path}, task {task.name}, {config.split} questions, replicate {config.replicate}\n")
+    table([result.row()], sys.stdout)
+    if not result.budget.allows(result.scored.candidate.price.flops):
+        print(
+            f"\nNote: here it costs {result.scored.candidate.price.flops / result.budget.unit:.3g} units, "
+            f"more than its budget of {result.budget.units:.3g}"
+        )
+    print(f"\n{counts.asked:,} calls needed, {counts.made:,} made, {counts.failed} failed; outcomes: {result.outcomes()}")
+    for score in plan_file.scores:
+        if score.split == config.split:
+            print(
+                f"When it was found: {score.accuracy:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.questions} "
+                f"{score.split} questions; now {result.scored.accuracy:.4f}"
+            )
+
+
+def _show(config: DictConfig) -> None:
+    from agentgraph.draw import mermaid, picture, tree_text
+    from agentgraph.plan_file import PlanFile
+    from agentgraph.store import write_atomically
+
+    plan_file = PlanFile.read(Path(str(config.plan)).expanduser())
+    if config.out is None:
+        print(tree_text(plan_file))
+        return
+    out = Path(str(config.out)).expanduser()
+    if out.suffix == ".mmd":
+        write_atomically(out, mermaid(plan_file).encode())
+    elif out.suffix == ".txt":
+        write_atomically(out, (tree_text(plan_file) + "\n").encode())
+    else:
+        picture(plan_file, out)
+    print(out)
+
+
+def _check(config: DictConfig) -> None:
+    from agentgraph.check import check
+    from agentgraph.config import build, build_models
+
+    pool, backends = build_models(config.models)
+    good = check(build(config.task), pool, backends, print)
+    if not good:
+        sys.exit(1)

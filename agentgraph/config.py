@@ -1,0 +1,227 @@
+"""From conf to objects: the only module, beside the command line, that knows Hydra and OmegaConf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agentgraph.backends.base import Backend
+from agentgraph.errors import AgentGraphError, ConfigError
+from agentgraph.model import Model, Pool
+from agentgraph.roles.base import Role
+from agentgraph.run import Setup
+from agentgraph.tasks.base import Task
+
+__all__ = ["build_models", "build_search", "conf_folder", "load", "load_models", "load_role", "load_task", "options"]
+
+
+def conf_folder() -> Path:
+    """The folder ``conf``: inside the package (wheel) or beside it (checkout)."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def options(group: str) -> list[str]:
+    """Names that a group of conf offers."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose the settings of a command.
+
+    Parameters
+    ----------
+    name
+        'search', 'replay', 'show' or 'check'.
+    overrides
+        As on the command line, ``key=value``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key or option, in one line that says what there is.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+            return compose(name, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error, name)) from error
+
+
+def _one_line(error: Exception, name: str) -> str:
+    """Hydra's message, shortened, with the keys or options that there are."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].rstrip(".")
+    if "Could not find" in text:  # a group's option
+        group, _, option = text.split("'")[1].partition("/")
+        found = options(group)
+        if found:
+            return f"{group}={option} is unknown; there are {', '.join(found)}"
+    if "Could not override" in text:
+        key = text.split("'")[1]
+        groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
+        return f"the key {key!r} is unknown; see 'agentgraph {name} --help' (groups: {', '.join(groups)})"
+    return " ".join(lines[:2])
+
+
+def build(config: Any) -> Any:  # noqa: ANN401  whatever `_target_` names
+    """Instantiate a part of the settings; errors of ours come through as they are.
+
+    Raises
+    ------
+    ConfigError
+        If a key is missing or does not fit.
+    """
+    try:
+        return instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, AgentGraphError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise ConfigError(" ".join(str(error).split())) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def build_models(config: DictConfig) -> tuple[Pool, dict[str, Backend]]:
+    """The pool and its backends, from an entry of ``conf/models`` or a user's file.
+
+    Members with a ``base_url`` share one client for each server; others name one of ``backends``.
+    """
+    entry = _models_entry(config)
+    given = {name: build({**spec, "name": name}) for name, spec in (entry.get("backends") or {}).items()}
+    backends: dict[str, Backend] = dict(given)
+    models = []
+    members = entry.get("members") or {}
+    if not isinstance(members, Mapping):
+        raise ConfigError(f"models: 'members' must be a mapping of names to settings, got {members!r}")
+    for name, spec in members.items():
+        if not isinstance(spec, Mapping):
+            raise ConfigError(f"model {name!r}: expected settings such as {{parameters: 3e9, base_url: …}}, got {spec!r}")
+        models.append(_model(str(name), dict(spec), backends, entry))
+    return Pool(models), backends
+
+
+def _models_entry(config: DictConfig) -> dict[str, Any]:
+    entry = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    if "path" not in entry:
+        return entry
+    path = Path(str(entry["path"])).expanduser()
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        raise ConfigError(f"cannot read the model pool {path}: {error.strerror}; models=<file>.yaml names it") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("yaml", "omegaconf"):
+            raise
+        raise ConfigError(f"{path} is not a model pool: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict) or "members" not in loaded:
+        raise ConfigError(f"{path} is not a model pool: it has no 'members:'; see conf/models/file.yaml for the form")
+    if "_target_" in str(loaded):
+        raise ConfigError(f"{path} names code to run (_target_), which a pool file may not; give base_url or backend")
+    return cast("dict[str, Any]", loaded)
+
+
+def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry: Mapping[str, Any]) -> Model:
+    base_url = spec.pop("base_url", None)
+    server = {key: spec.pop(key) for key in ("api_key_env", "limit", "timeout", "logprobs", "verify_tls") if key in spec}
+    if base_url is not None:
+        from agentgraph.backends.openai_server import OpenAIServer
+
+        shared = {key: entry[key] for key in ("api_key_env", "limit", "timeout", "logprobs", "verify_tls") if key in entry}
+        key = f"{base_url}" if not server else f"{base_url} {sorted(server.items())}"
+        if key not in backends:
+            backends[key] = OpenAIServer(name=key, base_url=str(base_url), **{**shared, **server})
+        spec["backend"] = key
+        spec.setdefault("fingerprint", f"{base_url.split('@')[-1]}/{spec.get('served_as') or name}")
+    backend = backends.get(str(spec.get("backend")))
+    if backend is None:
+        raise ConfigError(f"model {name!r} has neither base_url nor a known backend ({', '.join(backends) or 'none'})")
+    prints = getattr(backend, "fingerprint", None)
+    if prints is not None:
+        spec.setdefault("fingerprint", prints(spec.get("served_as") or name))
+    known = Model.__dataclass_fields__.keys()
+    strange = sorted(set(spec) - set(known))
+    if strange:
+        raise ConfigError(f"model {name!r}: {', '.join(strange)} unknown; use {', '.join(known)} or base_url")
+    if "parameters" not in spec:
+        raise ConfigError(f"model {name!r} has no 'parameters' (number of weights, such as 3.2e9); prices need it")
+    return Model(name=name, **spec)
+
+
+def build_search(config: DictConfig) -> Setup:
+    """Everything a search needs, from the settings of ``agentgraph search``."""
+    pool, backends = build_models(config.models)
+    if "model" in config.agent:
+        _agent_model(config, pool, backends)
+    return Setup(
+        task=build(config.task),
+        pool=pool,
+        backends=backends,
+        roles=[build(role) for role in config.role.values()],
+        optimizer=build(config.optimizer),
+        objective=build(config.objective),
+        budget_units=config.budget.units,
+        budget_flops=config.budget.flops,
+        **{key: config[key] for key in ("max_nodes", "rounds", "plans_per_round", "questions_per_round")},
+        **{key: config[key] for key in ("finalists", "failure_share", "seed")},
+    )
+
+
+def _agent_model(config: DictConfig, pool: Pool, backends: dict[str, Backend]) -> None:
+    """Put the agent's model in the place of its name; ``base_url`` makes a backend of its own."""
+    OmegaConf.set_struct(config, False)
+    name, url = config.agent.model, config.agent.pop("base_url", None)
+    key_env = config.agent.pop("api_key_env", None)
+    if url is None:
+        model = pool.named(name)
+    else:
+        from agentgraph.backends.openai_server import OpenAIServer
+
+        backend = f"agent {url}"
+        backends[backend] = OpenAIServer(name=backend, base_url=url, api_key_env=key_env, logprobs=False)
+        model = Model(name=name, parameters=1.0, backend=backend, fingerprint=f"{url.split('@')[-1]}/{name}")
+    config.agent.model = {"_target_": "agentgraph.model.Model", "_partial_": False}
+    for field in ("name", "parameters", "layers", "hidden_size", "backend", "served_as", "prompt_form", "fingerprint"):
+        config.agent.model[field] = getattr(model, field)
+
+
+def load_task(name: str, **settings: Any) -> Task:  # noqa: ANN401
+    """A task by its conf name, such as ``load_task("jsonl", path="mine.jsonl")``."""
+    config = load("check", [f"task={name}"]).task
+    OmegaConf.set_struct(config, False)
+    return cast("Task", build(OmegaConf.merge(config, settings)))
+
+
+def load_role(name: str, **settings: float | int | None) -> Role:
+    """A role by its conf name, such as ``load_role("fuser", temperature=0.5)``."""
+    config = load("search", [f"role=[{name}]"]).role[name]
+    OmegaConf.set_struct(config, False)
+    return cast("Role", build(OmegaConf.merge(config, {"settings": settings} if settings else {})))
+
+
+def load_models(name: str) -> tuple[Pool, dict[str, Backend]]:
+    """Pool and backends by conf name or by the path of a pool file."""
+    return build_models(load("check", models_override([f"models={name}"])).models)
+
+
+def models_override(overrides: Sequence[str]) -> list[str]:
+    """``models=path/to/pool.yaml`` as the entry 'file' and its path; other overrides as they are."""
+    result = []
+    for override in overrides:
+        if override.startswith("models=") and override.endswith((".yaml", ".yml")):
+            result += ["models=file", f"models.path={Path(override.removeprefix('models=')).expanduser().resolve()}"]
+        else:
+            result.append(override)
+    return result

@@ -1,0 +1,434 @@
+"""Runs plans on questions: everything that is ready runs at once, and the same request is made once.
+
+One event loop, in a thread of its own, holds every ready node of every question of every plan; nothing waits for a
+level of a graph or for another question. Limits are per backend. The public methods are synchronous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self, TypeVar
+
+from agentgraph.backends.base import Backend
+from agentgraph.budget import Cost, Tokens
+from agentgraph.errors import BackendError, ConfigError
+from agentgraph.graph import Graph
+from agentgraph.model import Model, Pool
+from agentgraph.plan import Plan
+from agentgraph.prompt import Prompt, render
+from agentgraph.request import Reply, Request, Settings, stable_hash
+from agentgraph.roles.base import Message, Role
+from agentgraph.store import ReplyStore
+from agentgraph.tasks.base import Question, Stage, Task
+from agentgraph.trial import Answer
+
+__all__ = ["Counts", "Executor", "Job", "sample_numbers"]
+
+T = TypeVar("T")
+_TRIES: Final = 4  # of a request, with back-off, before it counts as a failure
+_BACKOFF: Final = 0.5  # seconds before the second try; doubles
+_PATIENCE: Final = 20  # failures before their share is looked at
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan and the questions it shall answer.
+
+    Parameters
+    ----------
+    replicate
+        0 in the search and on test questions; others ask everything afresh.
+    roles
+        Roles of the plan that are not the executor's, by name.
+    """
+
+    plan: Plan
+    questions: Sequence[Question]
+    replicate: int = 0
+    roles: Mapping[str, Role] = field(default_factory=dict)
+
+
+@dataclass
+class Counts:
+    """What an executor has done so far.
+
+    Attributes
+    ----------
+    asked
+        Calls that plans needed.
+    made
+        Calls that went to a backend: the others had been made before.
+    failed
+        Calls given up after retries.
+    tokens
+        Tokens of the calls made, prompt and output.
+    flops
+        FLOPs of the calls made.
+    """
+
+    asked: int = 0
+    made: int = 0
+    failed: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    questions: int = 0
+    questions_total: int = 0
+
+
+def sample_numbers(graph: Graph, roles: Mapping[str, Role]) -> list[dict[str, int]]:
+    """Sample number of each node by word: its rank among nodes with the same model, word and settings."""
+    seen: Counter[tuple[str, str, Settings]] = Counter()
+    numbers: list[dict[str, int]] = []
+    for i, node in enumerate(graph.nodes):
+        role, of_node = roles[node.role], {}
+        # A role that finds all its parents absent solves instead: that solve gets a number of its own.
+        words = {form.word for form in role.forms(len(graph.parents[i]))} if role.needs_model else set()
+        for word in sorted(words | {"solve"}) if words else ():
+            key = (node.model, word, role.settings)
+            if word in words:
+                of_node[word] = seen[key]
+                seen[key] += 1
+            else:
+                of_node[word] = len(graph.nodes) + i
+        numbers.append(of_node)
+    return numbers
+
+
+class Executor:
+    """Executes plans of one task.
+
+    Parameters
+    ----------
+    task, pool, roles
+        What plans refer to; roles by name.
+    backends
+        By the name that models give.
+    store
+        Replies already paid for.
+    seed
+        Seed of the run.
+    failure_share
+        Share of calls that may fail after retries, in [0, 1]; above it the run stops.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        pool: Pool,
+        roles: Mapping[str, Role],
+        backends: Mapping[str, Backend],
+        store: ReplyStore,
+        *,
+        seed: int = 0,
+        failure_share: float = 0.05,
+    ) -> None:
+        self.task, self.pool, self.roles, self.backends, self.store = task, pool, dict(roles), backends, store
+        self.seed, self.failure_share = seed, failure_share
+        self.counts = Counts()
+        self.on_progress = _silent
+        for model in pool:
+            if model.backend not in backends:
+                raise ConfigError(
+                    f"model {model.name!r} names the backend {model.backend!r}, which is not there; "
+                    f"there are: {', '.join(backends)}"
+                )
+        self._in_flight: dict[str, asyncio.Future[Reply]] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._answered: set[str] = set()  # backends that replied at least once
+        self._flush_due = False
+        self._broken: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="agentgraph-executor", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+        """Answers of each job, question by question, in the order given.
+
+        Raises
+        ------
+        BackendError
+            If a service cannot be used, or too many calls failed after retries. Replies so far are stored.
+        """
+        return self._call(self._run(jobs))
+
+    def ask(self, request: Request, backend: str) -> Reply:
+        """One request outside any plan (an agent's), stored like all others."""
+        model = Model(request.model, 1.0, backend=backend)
+        return self._call(self._reply(request, model))
+
+    def close(self) -> None:
+        """Close the backends and stop the event loop."""
+        if self._thread.is_alive():
+            self._call(self._close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    async def _close(self) -> None:
+        self.store.flush()
+        for backend in self.backends.values():
+            await backend.close()
+
+    async def _run(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+        self._broken = None
+        self.counts.questions = 0
+        self.counts.questions_total = sum(len(job.questions) for job in jobs)
+        runs = [_PlanRun(self, job) for job in jobs]
+        tasks = [[asyncio.ensure_future(run.question(q)) for q in run.job.questions] for run in runs]
+        flat = [task for row in tasks for task in row]
+        try:
+            await asyncio.gather(*flat)
+        except BaseException:
+            for task in flat:
+                task.cancel()
+            await asyncio.gather(*flat, return_exceptions=True)
+            raise
+        finally:
+            self.store.flush()
+            self.on_progress(self.counts)
+        return [[task.result() for task in row] for row in tasks]
+
+    async def _reply(self, request: Request, model: Model) -> Reply:
+        """The reply to a request: from the store, from the same request in flight, or from the backend."""
+        self.counts.asked += 1
+        stored = self.store.get(request.key)
+        if stored is not None:
+            return stored
+        waiting = self._in_flight.get(request.key)
+        if waiting is not None:
+            return await asyncio.shield(waiting)
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._in_flight[request.key] = future
+        try:
+            reply = await self._send(request, model)
+        except BaseException as error:
+            future.set_exception(error if isinstance(error, BackendError) else asyncio.CancelledError())
+            future.exception()  # whoever waits sees it; nobody waiting is no accident
+            raise
+        else:
+            future.set_result(reply)
+            return reply
+        finally:
+            del self._in_flight[request.key]
+
+    async def _send(self, request: Request, model: Model) -> Reply:
+        backend = self.backends[model.backend]
+        if backend.name not in self._slots:
+            self._slots[backend.name] = asyncio.Semaphore(backend.limit)
+        for attempt in range(_TRIES):
+            try:
+                async with self._slots[backend.name]:
+                    reply = await backend.reply(request)
+            except BackendError as error:
+                last = attempt == _TRIES - 1 or not error.retry
+                if last:
+                    self._count_failure(backend, error)
+                    raise
+                await asyncio.sleep(_BACKOFF * 2**attempt)
+            else:
+                break
+        self._answered.add(backend.name)
+        self.counts.made += 1
+        self.counts.tokens += reply.prompt_tokens + reply.output_tokens
+        self.counts.flops += Cost.of_call(model.size, Tokens(reply.prompt_tokens, reply.output_tokens)).flops
+        self.store.put(request.key, reply)
+        if not self._flush_due:  # once per batch of replies: after all that woke up in this turn of the loop
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        return reply
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        try:
+            self.store.flush()
+        except BaseException as error:  # noqa: BLE001  a full disk must stop the run, not only this callback
+            self._broken = error
+
+    def _count_failure(self, backend: Backend, error: BackendError) -> None:
+        self.counts.failed += 1
+        share = self.counts.failed / (self.counts.failed + self.counts.made)
+        if not error.retry and backend.name not in self._answered:
+            self._broken = error
+        elif self.counts.failed >= _PATIENCE and share > self.failure_share:
+            self._broken = BackendError(
+                f"{self.counts.failed} of {self.counts.failed + self.counts.made} calls failed after retries, more than "
+                f"the {self.failure_share:.0%} allowed; the last: {error}; what was answered is stored, go on with run=<folder>",
+                retry=False,
+            )
+
+    def check_broken(self) -> None:
+        """Raise what makes going on useless, if anything does."""
+        if self._broken is not None:
+            raise self._broken
+
+
+def _silent(counts: Counts) -> None:
+    del counts
+
+
+class _PlanRun:
+    """One plan over its questions."""
+
+    def __init__(self, executor: Executor, job: Job) -> None:
+        self.executor, self.job = executor, job
+        roles = {**executor.roles, **job.roles}
+        self.stages = []
+        for stage, graph in zip(executor.task.stages, job.plan.stages, strict=True):
+            numbers = sample_numbers(graph, roles)
+            nodes = [
+                _Node(executor, stage, roles[node.role], node.model, numbers[i], job.replicate)
+                for i, node in enumerate(graph.nodes)
+            ]
+            self.stages.append((stage, graph, nodes))
+
+    async def question(self, question: Question) -> Answer:
+        """Run every stage on one question."""
+        executor, bill = self.executor, _Bill()
+        executor.check_broken()
+        handed, mark = "", 0.0
+        try:
+            for s, (_, graph, nodes) in enumerate(self.stages):
+                message = await self._graph(graph, nodes, executor.task.asked(s, question, handed), bill)
+                handed = message.answer or ""
+            if message.answer is not None:
+                mark = executor.task.mark(message.answer, question)
+        except BackendError:
+            executor.check_broken()
+            return Answer(question.id, None)
+        finally:
+            executor.counts.questions += 1
+            executor.on_progress(executor.counts)
+        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed)
+
+    @staticmethod
+    async def _graph(graph: Graph, nodes: Sequence[_Node], text: str, bill: _Bill) -> Message:
+        if len(nodes) == 1:
+            return await nodes[0].role((), nodes[0].asker(text, bill))
+        running: list[asyncio.Task[Message]] = []
+
+        async def run(i: int) -> Message:
+            parents = [await running[p] for p in graph.parents[i]]
+            return await nodes[i].role(parents, nodes[i].asker(text, bill))
+
+        for i in range(len(nodes)):
+            running.append(asyncio.ensure_future(run(i)))
+        try:
+            return await running[-1]
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+class _Bill:
+    """What one question has cost so far."""
+
+    def __init__(self) -> None:
+        self.flops = self.prompt_tokens = self.output_tokens = 0.0
+        self.calls = 0
+        self.outcomes: Counter[str] = Counter()
+
+    def add(self, model: Model, reply: Reply) -> None:
+        self.flops += Cost.of_call(model.size, Tokens(reply.prompt_tokens, reply.output_tokens)).flops
+        self.prompt_tokens += reply.prompt_tokens
+        self.output_tokens += reply.output_tokens
+        self.calls += 1
+
+    def cost(self) -> Cost:
+        return Cost(self.flops, self.calls, self.prompt_tokens, self.output_tokens)
+
+
+class _Node:
+    """A node of a plan, ready to run on any question."""
+
+    def __init__(
+        self, executor: Executor, stage: Stage, role: Role, model: str, numbers: Mapping[str, int], replicate: int
+    ) -> None:
+        self.executor, self.stage, self.role, self.replicate = executor, stage, role, replicate
+        self.numbers = numbers
+        self.model = executor.pool.named(model) if role.needs_model else None
+        limit = role.settings.max_tokens or stage.max_tokens
+        self.settings = replace(role.settings, max_tokens=limit)
+        self.view_key = (stage.name, model, self.settings.data())
+
+    def asker(self, text: str, bill: _Bill) -> _Asker:
+        return _Asker(self, text, bill)
+
+
+class _Asker:
+    """Asks one node's model about one question; the `Ask` that roles are given."""
+
+    __slots__ = ("bill", "node", "text")
+
+    def __init__(self, node: _Node, text: str, bill: _Bill) -> None:
+        self.node, self.text, self.bill = node, text, bill
+
+    async def __call__(self, word: str, candidates: Sequence[str] = ()) -> Message:
+        node, model = self.node, self.node.model
+        if model is None:
+            raise ConfigError(f"role {node.role.name!r} calls no model but asked one; set needs_model in its class")
+        reply, problem = Reply("", 0, 0), ""
+        for attempt in (0, 1):  # a bad outcome is asked once more, with fresh randomness
+            request = self._request(model, word, candidates, attempt)
+            reply = await node.executor._reply(request, model)  # noqa: SLF001  one module, one engine
+            self.bill.add(model, reply)
+            answer = node.stage.extract(reply.text)
+            if answer is not None:
+                confidence = None if reply.logprob is None else _exp(reply.logprob)
+                return Message(answer, reply.text, confidence)
+            problem = _problem(reply)
+        self.bill.outcomes[problem] += 1
+        return Message(None, reply.text)
+
+    def _request(self, model: Model, word: str, candidates: Sequence[str], attempt: int) -> Request:
+        node = self.node
+        sample = node.numbers[word]
+        view_seed = stable_hash(self.text, node.view_key, word, sample, node.replicate, attempt)
+        prompt = Prompt(
+            word=word,
+            tag=node.stage.tag,
+            instructions=node.stage.instructions,
+            role_instructions=node.role.instructions.get(word, ""),
+            question=node.stage.view(self.text, view_seed),
+            candidates=tuple(candidates),
+        )
+        return Request(
+            model=model.served_name,
+            fingerprint=model.identity,
+            messages=render(model.prompt_form, prompt),
+            settings=node.settings,
+            sample=sample,
+            replicate=node.replicate,
+            attempt=attempt,
+            run_seed=node.executor.seed,
+        )
+
+
+def _exp(logprob: float) -> float:
+    return min(1.0, math.exp(logprob))
+
+
+def _problem(reply: Reply) -> str:
+    if not reply.text.strip():
+        return "empty"
+    return "cut" if reply.finish == "length" else "unparseable"

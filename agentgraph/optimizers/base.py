@@ -1,0 +1,73 @@
+"""Contract of an optimizer: proposes plans, learns from trials."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from agentgraph.agents.base import ModelCall
+from agentgraph.distribution import Distribution
+from agentgraph.objectives.base import Objective
+from agentgraph.plan import Plan
+from agentgraph.space import Space
+from agentgraph.trial import Trial
+
+__all__ = ["Optimizer", "draw_new"]
+
+
+class Optimizer(ABC):
+    """Proposes plans and learns from their trials.
+
+    Life: `setup` once; then `ask` and `tell` in turn; `state` after each `tell`. An optimizer made anew, set up, and
+    given that state with the archive's trials goes on as if it had never stopped.
+
+    Attributes
+    ----------
+    distribution
+        The tables, for one that learns a distribution; else ``None``.
+    """
+
+    distribution: Distribution | None = None
+
+    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
+        """Bind to a search of ``rounds`` rounds over ``space``; ``call`` is for optimizers that ask a model."""
+        self.space, self.objective, self.rounds, self.call = space, objective, rounds, call
+
+    @abstractmethod
+    def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
+        """Plans to try next, about ``k``, each within the space and the budget; no plan twice."""
+
+    @abstractmethod
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Learn from the trials of the plans last asked for, each with all its marks."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What it learned, as JSON-able data."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
+        """Go on from a state; ``trials`` are the archive's, which a state need not repeat."""
+
+    def report(self) -> str:
+        """Readable account of the last `tell`: why it moved where it moved; '' if there is nothing to say."""
+        return ""
+
+    def headline(self) -> str:
+        """One line of `report` for who watches."""
+        return ""
+
+
+def draw_new(distribution: Distribution, k: int, rng: np.random.Generator, known: set[str], tries: int = 8) -> list[Plan]:
+    """Draw up to ``k`` plans that differ from each other and from ``known``; fewer where the space is small."""
+    plans: dict[str, Plan] = {}
+    for _ in range(tries):
+        for plan in distribution.sample(2 * k, int(rng.integers(2**62))):
+            if plan.id not in known and plan.id not in plans and len(plans) < k:
+                plans[plan.id] = plan
+        if len(plans) == k:
+            break
+    return list(plans.values())

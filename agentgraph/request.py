@@ -1,0 +1,138 @@
+"""One call to a model: what is asked, what came back, and when two requests are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from agentgraph.errors import ConfigError
+
+__all__ = ["ChatMessage", "Reply", "Request", "Settings", "stable_hash"]
+
+ChatMessage = tuple[str, str]
+"""Role of the speaker ('system', 'user', 'assistant') and text."""
+
+
+def stable_hash(*parts: object) -> int:
+    """64-bit hash of JSON-able values that is the same in every process and on every machine."""
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model samples its reply.
+
+    Parameters
+    ----------
+    temperature
+        0 takes the most likely token; 1 samples the model's own distribution; at most 5.
+    top_p
+        Smallest set of tokens whose probability reaches this is sampled from, in (0, 1].
+    max_tokens
+        Limit of generated tokens; ``None`` takes the task's.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 5:
+            raise ConfigError(f"temperature must be in [0, 5], got {self.temperature}; change the role's settings")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}; change the role's settings")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}; change the role's settings")
+
+    def data(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call to a model.
+
+    Parameters
+    ----------
+    model
+        The model's name at its backend.
+    fingerprint
+        What tells this model from any other: weights, quantisation, server side name.
+    messages
+        The prompt as chat messages.
+    settings
+        Sampling settings; ``max_tokens`` is set.
+    sample
+        Which of several independent samples of the same request this is, >= 0.
+    replicate
+        0 in the search; fresh ones ask everything again. ``attempt`` 1 is the second try after a bad outcome.
+    run_seed
+        Seed of the run: enters the seed sent to the backend, never the key.
+    """
+
+    model: str
+    fingerprint: str
+    messages: tuple[ChatMessage, ...]
+    settings: Settings
+    sample: int = 0
+    replicate: int = 0
+    attempt: int = 0
+    run_seed: int = 0
+    key: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sampled = self.settings.temperature > 0
+        text = json.dumps(
+            (
+                self.fingerprint,
+                self.messages,
+                (self.settings.temperature, self.settings.top_p, self.settings.max_tokens),
+                self.sample if sampled else 0,
+                self.replicate if sampled else 0,
+                self.attempt,
+            ),
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        object.__setattr__(self, "key", digest)
+
+    @property
+    def seed(self) -> int:
+        """Seed for the backend, in [0, 2**63): a hash of the run's seed and the key."""
+        return stable_hash(self.run_seed, self.key) >> 1
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered.
+
+    Parameters
+    ----------
+    text
+        Generated text, end token left out.
+    prompt_tokens, output_tokens
+        As the backend counted them; the end token counts as output.
+    finish
+        'stop' (the model ended), 'length' (cut at the limit) or another reason the backend gives.
+    logprob
+        Sum of log-probabilities at temperature 1 of the generated tokens, nats, end token included;
+        ``None`` where the backend has none.
+    seconds
+        How long the backend took; 0 where that is not known.
+    """
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    finish: str = "stop"
+    logprob: float | None = None
+    seconds: float = 0.0
+
+    def data(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return asdict(self)

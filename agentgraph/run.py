@@ -1,0 +1,373 @@
+"""A whole run: search, choice on validation questions, table on test questions, files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from agentgraph.archive import Archive
+from agentgraph.backends.base import Backend
+from agentgraph.budget import Budget
+from agentgraph.errors import ConfigError
+from agentgraph.evaluate import Candidate, Scored, evaluate
+from agentgraph.execute import Counts, Executor, Job
+from agentgraph.lengths import measured
+from agentgraph.mirror import mirror
+from agentgraph.model import Pool
+from agentgraph.objectives.base import Objective
+from agentgraph.optimizers.base import Optimizer
+from agentgraph.plan_file import PlanFile
+from agentgraph.plan_format import Found, Score
+from agentgraph.report import Row
+from agentgraph.rivals import hand_wired
+from agentgraph.roles.base import Role
+from agentgraph.run_folder import RunFolder
+from agentgraph.search import search
+from agentgraph.space import Space, StageSpace
+from agentgraph.store import ReplyStore
+from agentgraph.tasks.base import Task
+from agentgraph.trial import Trial
+from agentgraph.version import __version__
+from agentgraph.watch import Progress, RoundSummary, Watcher
+
+__all__ = ["Result", "Setup", "build_space", "run"]
+
+FOUND: Final = "found plan"
+VALIDATION, TEST = 1, 0
+"""Replicates: validation asks everything afresh, so that luck in the search does not count twice."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs.
+
+    Parameters
+    ----------
+    budget_units, budget_flops
+        Limit of a plan's price for one question; exactly one is given. A unit is a solve by the cheapest model.
+    max_nodes
+        Largest number of nodes of a graph.
+    rounds, plans_per_round, questions_per_round
+        Size of the search.
+    finalists
+        How many of the best plans are scored on validation questions.
+    failure_share
+        Share of calls that may fail after retries before the run stops, in [0, 1].
+    """
+
+    task: Task
+    pool: Pool
+    backends: Mapping[str, Backend]
+    roles: Sequence[Role]
+    optimizer: Optimizer
+    objective: Objective
+    budget_units: float | None = 8.0
+    budget_flops: float | None = None
+    max_nodes: int = 8
+    rounds: int = 10
+    plans_per_round: int = 8
+    questions_per_round: int = 64
+    finalists: int = 8
+    failure_share: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.budget_units is None) == (self.budget_flops is None):
+            raise ConfigError(
+                f"budget.units={self.budget_units} with budget.flops={self.budget_flops}: give one of them, and null for the other"
+            )
+        for name in ("rounds", "plans_per_round", "questions_per_round", "finalists"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found.
+
+    Parameters
+    ----------
+    best
+        The plan chosen on validation questions, with its scores.
+    rows
+        Test table: the found plan first, then the best hand-wired plan of each kind.
+    archive
+        Every trial.
+    summary
+        What ``summary.json`` holds.
+    """
+
+    best: PlanFile
+    rows: Sequence[Row]
+    archive: Archive
+    summary: Mapping[str, Any] = field(repr=False)
+
+
+def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
+    """The search space, and notes on what was left out of it and why."""
+    notes = []
+    roles = list(setup.roles)
+    blind = sorted({model.name for model in setup.pool if not setup.backends[model.backend].has_logprobs})
+    if blind:
+        dropped = [role.name for role in roles if role.needs_confidence]
+        roles = [role for role in roles if not role.needs_confidence]
+        if dropped:
+            notes.append(f"left out {', '.join(dropped)}: no log-probabilities from {', '.join(blind)}")
+    lengths = measured(executor, roles)
+    stages = tuple(
+        StageSpace(stage.name, tuple(roles), setup.pool, setup.max_nodes, table)
+        for stage, table in zip(setup.task.stages, lengths, strict=True)
+    )
+    unit = Space.unit(stages)
+    flops = setup.budget_flops if setup.budget_units is None else setup.budget_units * unit
+    return Space(stages, Budget(float(flops or 0.0), unit)), notes
+
+
+def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | None = None) -> Result:
+    """Search, choose, test and write; goes on where an earlier run in the same folder stopped."""
+    store = ReplyStore(folder.replies if folder else None)
+    watcher = watcher or Watcher()
+    with Executor(
+        setup.task,
+        setup.pool,
+        {role.name: role for role in setup.roles},
+        setup.backends,
+        store,
+        seed=setup.seed,
+        failure_share=setup.failure_share,
+    ) as executor:
+        try:
+            return _Run(setup, executor, folder, watcher).result()
+        finally:
+            watcher.stop()
+            store.flush()
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(self, setup: Setup, executor: Executor, folder: RunFolder | None, watcher: Watcher) -> None:
+        self.setup, self.executor, self.folder, self.watcher = setup, executor, folder, watcher
+        self.began = time.monotonic()
+        executor.on_progress = self._progress
+        watcher.start(f"agentgraph search: {setup.task.name}", setup.rounds)
+        watcher.phase("measure lengths", None)
+        self.space, notes = build_space(setup, executor)
+        for note in notes:
+            watcher.note(note)
+        setup.optimizer.setup(self.space, setup.objective, rounds=setup.rounds, call=executor.ask)
+        state = folder.load_state() if folder else None
+        self.archive = Archive(folder.trials if folder else None, keep=state["archive_size"] if state else 0)
+        self.first = 0
+        if state:
+            self.first = state["rounds_done"]
+            setup.optimizer.load_state(state["optimizer"], self.archive.trials)
+            watcher.note(f"goes on after round {self.first} of {setup.rounds}, {len(executor.store)} replies stored")
+
+    def result(self) -> Result:
+        setup = self.setup
+        search(
+            self.space,
+            self.executor,
+            setup.optimizer,
+            self.archive,
+            rounds=range(self.first, setup.rounds),
+            plans_per_round=setup.plans_per_round,
+            questions_per_round=setup.questions_per_round,
+            seed=setup.seed,
+            began=self._round_began,
+            ended=self._round_ended,
+        )
+        searched = asdict(self.executor.counts)
+        finalists, rivals = self._candidates()
+        validated = self._evaluate("validation", [*finalists, *rivals], VALIDATION)
+        winner = self._winner(validated)
+        shown = self._best_of_each_kind(validated, rivals, winner)
+        tested = self._evaluate("test", [winner.candidate, *(scored.candidate for scored in shown)], TEST)
+        best = self._plan_file(winner, tested[0])
+        rows = self._rows(tested)
+        summary = self._summary(best, rows, tested, searched)
+        if self.folder:
+            self._write(self.folder, best, summary)
+        return Result(best, rows, self.archive, summary)
+
+    # The loop's events -----------------------------------------------------------------------------------------------
+
+    def _round_began(self, round_: int, jobs: Sequence[Job]) -> None:
+        self.watcher.phase(f"round {round_ + 1}/{self.setup.rounds}: {len(jobs)} plans", None)
+
+    def _round_ended(self, round_: int, trials: Sequence[Trial]) -> None:
+        setup = self.setup
+        if self.folder:
+            report = setup.optimizer.report()
+            if report:
+                self.folder.write_feedback(round_, report)
+            self.folder.save_state(
+                rounds_done=round_ + 1,
+                archive_size=self.archive.size,
+                optimizer=setup.optimizer.state(),
+                extra={"seed": setup.seed},
+            )
+        ranked = self.archive.ranked(setup.objective, self.space.budget)
+        best = ranked[0] if ranked else None
+        self.watcher.round_done(
+            RoundSummary(
+                round=round_ + 1,
+                rounds=setup.rounds,
+                best_plan=best.plan.id if best else "none",
+                best_score=best.accuracy if best else 0.0,
+                low=max(0.0, best.accuracy - 1.96 * best.stderr) if best else 0.0,
+                high=min(1.0, best.accuracy + 1.96 * best.stderr) if best else 1.0,
+                best_units=best.price.flops / self.space.budget.unit if best else 0.0,
+                budget_units=self.space.budget.units,
+                plans=len(trials),
+                calls_asked=self.executor.counts.asked,
+                calls_made=self.executor.counts.made,
+            )
+        )
+        if setup.optimizer.headline():
+            self.watcher.note(setup.optimizer.headline())
+
+    def _progress(self, counts: Counts) -> None:
+        self.watcher.progress(
+            Progress(
+                calls_asked=counts.asked,
+                calls_made=counts.made,
+                tokens=counts.tokens,
+                done_questions=counts.questions,
+                total_questions=counts.questions_total,
+                failures=counts.failed,
+            )
+        )
+
+    # After the search ------------------------------------------------------------------------------------------------
+
+    def _candidates(self) -> tuple[list[Candidate], list[Candidate]]:
+        ranked = self.archive.ranked(self.setup.objective, self.space.budget)
+        finalists = [Candidate(FOUND, trial.plan, trial.price) for trial in ranked[: self.setup.finalists]]
+        rivals = [
+            Candidate(rival.kind, rival.plan, rival.price, rival.roles)
+            for rival in hand_wired(self.space, self.setup.task.name)
+        ]
+        return finalists, rivals
+
+    def _evaluate(self, split: str, candidates: Sequence[Candidate], replicate: int) -> list[Scored]:
+        questions = self.setup.task.questions(split)
+        self.watcher.phase(f"{split}: {len(candidates)} plans on {len(questions)} questions", None)
+        return evaluate(self.executor, candidates, questions, replicate=replicate)
+
+    def _winner(self, validated: Sequence[Scored]) -> Scored:
+        budget = self.space.budget
+        fitting = [scored for scored in validated if budget.allows(scored.charge.flops)] or list(validated)
+        return max(fitting, key=lambda scored: (scored.accuracy, -scored.candidate.price.flops))
+
+    @staticmethod
+    def _best_of_each_kind(
+        validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored
+    ) -> list[Scored]:
+        best: dict[str, Scored] = {}
+        names = {rival.name for rival in rivals}
+        for scored in validated:
+            name = scored.candidate.name
+            if name in names and (name not in best or scored.accuracy > best[name].accuracy):
+                best[name] = scored
+        return [scored for scored in best.values() if scored is not winner]
+
+    def _rows(self, tested: Sequence[Scored]) -> list[Row]:
+        unit = self.space.budget.unit
+        rows = []
+        for i, scored in enumerate(tested):
+            mean, low, high = scored.interval()
+            difference = scored.less(tested[0]) if i else None
+            graph = scored.candidate.plan.stages[0]
+            models = ", ".join(sorted({node.model for node in graph.nodes if node.model}))
+            roles = ", ".join(dict.fromkeys(node.role for node in graph.nodes))
+            name = scored.candidate.name if i or scored.candidate.name == FOUND else f"{FOUND} ({scored.candidate.name})"
+            rows.append(
+                Row(
+                    name=name,
+                    accuracy=mean,
+                    low=low,
+                    high=high,
+                    price_units=scored.candidate.price.flops / unit,
+                    charge_units=scored.charge.flops / unit,
+                    difference=difference,
+                    note=f"{len(graph.nodes)} nodes: {roles}; {models}",
+                )
+            )
+        return rows
+
+    def _score(self, split: str, scored: Scored, replicate: int) -> Score:
+        mean, low, high = scored.interval()
+        return Score(
+            split=split,  # type: ignore[arg-type]  # one of the three splits
+            accuracy=mean,
+            low=low,
+            high=high,
+            questions=max(1, len(scored.known)),
+            replicate=replicate,
+            charge_flops=scored.charge.flops,
+        )
+
+    def _plan_file(self, winner: Scored, tested: Scored) -> PlanFile:
+        setup, candidate = self.setup, winner.candidate
+        by_hand = "" if candidate.name == FOUND else f", hand-wired {candidate.name}"
+        return PlanFile.make(
+            candidate.plan,
+            task=setup.task.name,
+            stage_names=[stage.name for stage in setup.task.stages],
+            roles={**{role.name: role for role in setup.roles}, **candidate.roles},
+            models={model.name: model for model in setup.pool},
+            budget=self.space.budget,
+            price=candidate.price,
+            scores=[self._score("validation", winner, VALIDATION), self._score("test", tested, TEST)],
+            found=Found(
+                optimizer=type(setup.optimizer).__name__ + by_hand,
+                seed=setup.seed,
+                rounds=setup.rounds,
+                plans=len(self.archive),
+                agentgraph=__version__,
+            ),
+        )
+
+    def _summary(
+        self, best: PlanFile, rows: Sequence[Row], tested: Sequence[Scored], searched: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        counts = self.executor.counts
+        return {
+            "task": self.setup.task.name,
+            "seed": self.setup.seed,
+            "rounds": self.setup.rounds,
+            "plans": len(self.archive),
+            "budget": best.budget.model_dump(),
+            "best": best.plan().id,
+            "test": [asdict(row) for row in rows],
+            "outcomes": {row.name: dict(scored.outcomes) for row, scored in zip(rows, tested, strict=True)},
+            "failures": {row.name: scored.failures for row, scored in zip(rows, tested, strict=True)},
+            "calls_asked": counts.asked,
+            "calls_made": counts.made,
+            "calls_failed": counts.failed,
+            "flops_spent": counts.flops,
+            "tokens_spent": counts.tokens,
+            "search_only": {key: searched[key] for key in ("asked", "made", "failed", "tokens", "flops")},
+            "seconds": round(time.monotonic() - self.began, 1),
+        }
+
+    def _write(self, folder: RunFolder, best: PlanFile, summary: Mapping[str, Any]) -> None:
+        best.write(folder.best)
+        front = [
+            {
+                "plan": trial.plan.compact(),
+                "accuracy": trial.accuracy,
+                "stderr": trial.stderr,
+                "questions": len(trial.marks),
+                "price_units": trial.price.flops / self.space.budget.unit,
+                "charge_units": trial.charge.flops / self.space.budget.unit,
+            }
+            for trial in self.archive.front(self.space.budget)
+        ]
+        folder.write_json(folder.front, front)
+        folder.write_json(folder.summary, summary)
+        mirror(self.archive, self.setup.objective, folder.study, self.setup.task.name)

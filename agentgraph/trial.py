@@ -1,0 +1,93 @@
+"""A trial: a plan, its marks question by question, its price and its charge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agentgraph.budget import Cost
+from agentgraph.plan import Plan
+
+__all__ = ["Answer", "Trial"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a plan made of one question.
+
+    Parameters
+    ----------
+    question
+        The question's id.
+    mark
+        In [0, 1]; ``None`` if the service failed, which is not an answer.
+    charge
+        Measured cost, as if the plan had paid for every call itself.
+    outcomes
+        How often a model's reply was 'empty', 'cut' or 'unparseable' after it was asked again.
+    text
+        The answer, '' if there is none.
+    """
+
+    question: str
+    mark: float | None
+    charge: Cost = field(default_factory=Cost)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass
+class Trial:
+    """Everything known of one plan on train questions; a plan drawn again adds marks to its one trial.
+
+    Parameters
+    ----------
+    number
+        Rank in the order in which plans were first drawn.
+    round
+        Round in which it was first drawn.
+    price
+        Forecast cost of one question.
+    marks
+        Mark in [0, 1] by question id.
+    charged
+        Sum of measured costs over the marked questions.
+    """
+
+    number: int
+    plan: Plan
+    round: int
+    price: Cost
+    marks: dict[str, float] = field(default_factory=dict)
+    charged: Cost = field(default_factory=Cost)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+
+    def add(self, answer: Answer) -> None:
+        """Take in one answer; a question that has a mark keeps it."""
+        if answer.mark is None:
+            self.failures += 1
+        elif answer.question not in self.marks:
+            self.marks[answer.question] = answer.mark
+            self.charged = self.charged + answer.charge
+            self.outcomes.update(answer.outcomes)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean mark, in [0, 1]; 0 without marks."""
+        return float(np.mean(list(self.marks.values()))) if self.marks else 0.0
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the accuracy with half a success and half a failure added, so that it is never 0."""
+        n = len(self.marks)
+        mean = (sum(self.marks.values()) + 0.5) / (n + 1)
+        return float(np.sqrt(mean * (1 - mean) / (n + 1)))
+
+    @property
+    def charge(self) -> Cost:
+        """Mean measured cost of one question."""
+        return self.charged.over(max(1, len(self.marks)))
