@@ -1,4 +1,4 @@
-"""Asks every model of a pool one question: is it there, is it the right one, what does a solve cost?"""
+"""Asks every model of a pool one question: whether it is there, and what a solve by it costs."""
 
 from __future__ import annotations
 
@@ -47,5 +47,7 @@ def check(task: Task, pool: Pool, backends: Mapping[str, Backend], say: Callable
                 good &= answer.mark is not None
             except AgentGraphError as error:
                 told, good = f"FAILED: {error}", False
-            say(f"{model.name:<24} {model.backend:<32} {solves[model.name] / unit:>12.2f} {solves[model.name]:>13.3g}  {told}")
+            say(
+                f"{model.name:<24} {model.backend:<32} {solves[model.name] / unit:>12.2f} {solves[model.name]:>13.3g}  {told}"
+            )
     return good

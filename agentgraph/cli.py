@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from agentgraph.errors import AgentGraphError, ConfigError
 from agentgraph.version import __version__
@@ -27,7 +27,18 @@ HELP: Final = f"""agentgraph {__version__}: find the collaboration graph of lang
 Try: agentgraph search task=recall budget.units=4
 Each command has --help; search also --cfg job (show all settings) and --multirun (run several: seed=0,1,2).
 """
-_FLAGS: Final = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--multirun", "-m", "--info", "-i", "--shell-completion")
+_FLAGS: Final = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--cfg",
+    "-c",
+    "--multirun",
+    "-m",
+    "--info",
+    "-i",
+    "--shell-completion",
+)
 
 
 def main() -> None:
@@ -46,7 +57,10 @@ def main() -> None:
         print(f"agentgraph: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nagentgraph: stopped; what was answered is stored, go on with: agentgraph search run=<folder>", file=sys.stderr)
+        print(
+            "\nagentgraph: stopped; what was answered is stored, go on with: agentgraph search run=<folder>",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 
@@ -108,7 +122,7 @@ def _go_on(path: Path, overrides: list[str]) -> None:
 
     if not (path / "config.yaml").exists():
         raise ConfigError(f"run={path} is no run folder: it has no config.yaml; name the folder of an earlier search")
-    config = OmegaConf.load(path / "config.yaml")
+    config = cast("DictConfig", OmegaConf.load(path / "config.yaml"))
     for override in overrides:
         key, _, value = override.partition("=")
         known = OmegaConf.select(config, key)
@@ -134,7 +148,9 @@ def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder,
 
     result = run(setup, folder=folder, watcher=choose(sys.stderr))
     best, summary = result.best, result.summary
-    print(f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.units:.3g} units.\n")
+    print(
+        f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.units:.3g} units.\n"
+    )
     table(result.rows, sys.stdout)
     print(f"\nThe found plan ({best.found.optimizer}):\n\n{tree_text(best)}\n")
     saved = 1 - summary["calls_made"] / max(1, summary["calls_asked"])
@@ -189,7 +205,9 @@ def _replay(config: DictConfig) -> None:
             f"\nNote: here it costs {result.scored.candidate.price.flops / result.budget.unit:.3g} units, "
             f"more than its budget of {result.budget.units:.3g}"
         )
-    print(f"\n{counts.asked:,} calls needed, {counts.made:,} made, {counts.failed} failed; outcomes: {result.outcomes()}")
+    print(
+        f"\n{counts.asked:,} calls needed, {counts.made:,} made, {counts.failed} failed; outcomes: {result.outcomes()}"
+    )
     for score in plan_file.scores:
         if score.split == config.split:
             print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +21,8 @@ from agentgraph.run import Setup
 from agentgraph.tasks.base import Task
 
 __all__ = ["build_models", "build_search", "conf_folder", "load", "load_models", "load_role", "load_task", "options"]
+
+_SERVER_KEYS: Final = ("api_key_env", "limit", "timeout", "logprobs", "verify_tls", "extra_body")
 
 
 def conf_folder() -> Path:
@@ -108,7 +110,9 @@ def build_models(config: DictConfig) -> tuple[Pool, dict[str, Backend]]:
         raise ConfigError(f"models: 'members' must be a mapping of names to settings, got {members!r}")
     for name, spec in members.items():
         if not isinstance(spec, Mapping):
-            raise ConfigError(f"model {name!r}: expected settings such as {{parameters: 3e9, base_url: …}}, got {spec!r}")
+            raise ConfigError(
+                f"model {name!r}: expected settings such as {{parameters: 3e9, base_url: …}}, got {spec!r}"
+            )
         models.append(_model(str(name), dict(spec), backends, entry))
     return Pool(models), backends
 
@@ -121,7 +125,9 @@ def _models_entry(config: DictConfig) -> dict[str, Any]:
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as error:
-        raise ConfigError(f"cannot read the model pool {path}: {error.strerror}; models=<file>.yaml names it") from error
+        raise ConfigError(
+            f"cannot read the model pool {path}: {error.strerror}; models=<file>.yaml names it"
+        ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("yaml", "omegaconf"):
             raise
@@ -135,11 +141,11 @@ def _models_entry(config: DictConfig) -> dict[str, Any]:
 
 def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry: Mapping[str, Any]) -> Model:
     base_url = spec.pop("base_url", None)
-    server = {key: spec.pop(key) for key in ("api_key_env", "limit", "timeout", "logprobs", "verify_tls") if key in spec}
+    server = {key: spec.pop(key) for key in _SERVER_KEYS if key in spec}
     if base_url is not None:
         from agentgraph.backends.openai_server import OpenAIServer
 
-        shared = {key: entry[key] for key in ("api_key_env", "limit", "timeout", "logprobs", "verify_tls") if key in entry}
+        shared: dict[str, Any] = {key: entry[key] for key in _SERVER_KEYS if key in entry}
         key = f"{base_url}" if not server else f"{base_url} {sorted(server.items())}"
         if key not in backends:
             backends[key] = OpenAIServer(name=key, base_url=str(base_url), **{**shared, **server})

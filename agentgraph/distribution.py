@@ -97,7 +97,12 @@ class StageDistribution:
         return self.edge_logits, self.role_logits, self.model_logits
 
     def walk(
-        self, ceiling: Tensor, *, given: Draws | None = None, generator: torch.Generator | None = None, mode: bool = False
+        self,
+        ceiling: Tensor,
+        *,
+        given: Draws | None = None,
+        generator: torch.Generator | None = None,
+        mode: bool = False,
     ) -> Draws:
         """Draw K graphs, or go through given ones; either way with their exact log-probability.
 
@@ -196,7 +201,9 @@ class _Walk:
             if not later:
                 yes &= ~passed
             passed_no = passed | needy
-            no_need = torch.where(has, self.solve * (1.0 + passed_no) + wants, torch.where(waiting, self.solve + wants, 0.0))
+            no_need = torch.where(
+                has, self.solve * (1.0 + passed_no) + wants, torch.where(waiting, self.solve + wants, 0.0)
+            )
             no = no_need <= left
             if not later:
                 no &= ~passed_no
@@ -224,14 +231,14 @@ class _Walk:
         return chosen
 
     def _draw_role(self, slot: int) -> None:
-        dist, price = self.dist, self.dist._price  # noqa: SLF001
-        needs = dist._needs_parent  # noqa: SLF001
-        allowed = (dist._sink if slot == 0 else dist._inner).expand(self.k, -1).clone()  # noqa: SLF001
+        dist, price = self.dist, self.dist._price
+        needs = dist._needs_parent
+        allowed = (dist._sink if slot == 0 else dist._inner).expand(self.k, -1).clone()
         if slot == self.n - 1:
             allowed &= ~needs
         # (K, R): role r conflicts with the role of some child.
         child = torch.nn.functional.one_hot(self.roles, len(needs)).bool() & self.edges[:, slot, :, None]
-        allowed &= ~(dist._conflict[None] & child.any(1)[:, None, :]).any(2)  # noqa: SLF001
+        allowed &= ~(dist._conflict[None] & child.any(1)[:, None, :]).any(2)
         own = torch.where(needs, 0.0, price[:, :, 0].min(1).values)  # (R,)
         first = torch.where(needs, price[:, :, 1].min(1).values if self.n > 1 else own, 0.0)
         allowed &= self._affordable(own.expand(self.k, -1), needs.expand(self.k, -1), first.expand(self.k, -1))
@@ -241,9 +248,9 @@ class _Walk:
         self.needy[:, slot] = self.present[:, slot] & needs[chosen]
 
     def _draw_model(self, slot: int) -> None:
-        dist, price = self.dist, self.dist._price  # noqa: SLF001
+        dist, price = self.dist, self.dist._price
         role, needy = self.roles[:, slot], self.needy[:, slot].clone()
-        asks = self.present[:, slot] & dist._needs_model[role]  # noqa: SLF001
+        asks = self.present[:, slot] & dist._needs_model[role]
         self.needy[:, slot] = False  # counted through `first` while the model is open
         first = price[role, :, min(1, self.n - 1)] * needy[:, None]
         allowed = self._affordable(price[role, :, 0], needy[:, None].expand(-1, price.shape[1]), first)
@@ -282,7 +289,7 @@ class _Walk:
         return chosen
 
     def _refresh_rise(self, slot: int) -> None:
-        price = self.dist._price  # noqa: SLF001
+        price = self.dist._price
         degree, role, model = self.degree[:, slot], self.roles[:, slot], self.models[:, slot]
         more = torch.clamp(degree + 1, max=self.n - 1)
         self.rise[:, slot] = price[role, model, more] - price[role, model, degree]

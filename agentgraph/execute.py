@@ -235,18 +235,7 @@ class Executor:
         backend = self.backends[model.backend]
         if backend.name not in self._slots:
             self._slots[backend.name] = asyncio.Semaphore(backend.limit)
-        for attempt in range(_TRIES):
-            try:
-                async with self._slots[backend.name]:
-                    reply = await backend.reply(request)
-            except BackendError as error:
-                last = attempt == _TRIES - 1 or not error.retry
-                if last:
-                    self._count_failure(backend, error)
-                    raise
-                await asyncio.sleep(_BACKOFF * 2**attempt)
-            else:
-                break
+        reply = await self._tried(request, backend)
         self._answered.add(backend.name)
         self.counts.made += 1
         self.counts.tokens += reply.prompt_tokens + reply.output_tokens
@@ -256,6 +245,20 @@ class Executor:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         return reply
+
+    async def _tried(self, request: Request, backend: Backend) -> Reply:
+        """The backend's reply, after as many tries as help."""
+        attempt = 0
+        while True:
+            try:
+                async with self._slots[backend.name]:
+                    return await backend.reply(request)
+            except BackendError as error:
+                attempt += 1
+                if attempt == _TRIES or not error.retry:
+                    self._count_failure(backend, error)
+                    raise
+            await asyncio.sleep(_BACKOFF * 2 ** (attempt - 1))
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -305,13 +308,12 @@ class _PlanRun:
         """Run every stage on one question."""
         executor, bill = self.executor, _Bill()
         executor.check_broken()
-        handed, mark = "", 0.0
+        message, handed = Message(None), ""
         try:
             for s, (_, graph, nodes) in enumerate(self.stages):
                 message = await self._graph(graph, nodes, executor.task.asked(s, question, handed), bill)
                 handed = message.answer or ""
-            if message.answer is not None:
-                mark = executor.task.mark(message.answer, question)
+            mark = 0.0 if message.answer is None else executor.task.mark(message.answer, question)
         except BackendError:
             executor.check_broken()
             return Answer(question.id, None)
@@ -390,7 +392,7 @@ class _Asker:
         reply, problem = Reply("", 0, 0), ""
         for attempt in (0, 1):  # a bad outcome is asked once more, with fresh randomness
             request = self._request(model, word, candidates, attempt)
-            reply = await node.executor._reply(request, model)  # noqa: SLF001  one module, one engine
+            reply = await node.executor._reply(request, model)
             self.bill.add(model, reply)
             answer = node.stage.extract(reply.text)
             if answer is not None:

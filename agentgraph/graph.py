@@ -15,7 +15,9 @@ from agentgraph.errors import GraphError
 
 __all__ = ["Graph", "Node"]
 
-_MAX_LEAVES: Final = 720  # of the canonical search; above it (only possible beyond 12 nodes or so) the first found is taken
+_MAX_LEAVES: Final = (
+    720  # of the canonical search; above it (only possible beyond 12 nodes or so) the first found is taken
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -87,7 +89,7 @@ class Graph:
         GraphError
             If there is a cycle (it is named), no single sink, or a node that does not reach it.
         """
-        directed = nx.DiGraph()
+        directed: nx.DiGraph[int] = nx.DiGraph()
         directed.add_nodes_from(range(len(nodes)))
         directed.add_edges_from(edges)
         strangers = sorted(set(directed) - set(range(len(nodes))))
@@ -95,15 +97,15 @@ class Graph:
             raise GraphError(f"edges name nodes {strangers}; nodes are 0 to {len(nodes) - 1}")
         if not nx.is_directed_acyclic_graph(directed):
             cycle = [i for i, _ in nx.find_cycle(directed)]
-            raise GraphError(f"the graph has the cycle {' -> '.join(map(str, [*cycle, cycle[0]]))}; remove one edge of it")
+            raise GraphError(
+                f"the graph has the cycle {' -> '.join(map(str, [*cycle, cycle[0]]))}; remove one edge of it"
+            )
         sinks = [i for i in directed if directed.out_degree(i) == 0]
         if len(sinks) != 1:
             raise GraphError(f"a graph needs exactly one sink, nodes without children are {sinks}; connect all but one")
         order = list(nx.topological_sort(directed))
         place = {node: rank for rank, node in enumerate(order)}
-        return cls(
-            tuple(nodes[i] for i in order), tuple((place[i], place[j]) for i, j in directed.edges)
-        ).canonical
+        return cls(tuple(nodes[i] for i in order), tuple((place[i], place[j]) for i, j in directed.edges)).canonical
 
     @property
     def sink(self) -> int:

@@ -39,7 +39,14 @@ def measured(executor: Executor, roles: Sequence[Role]) -> tuple[Lengths, ...]:
         total(answer.charge for answer in row).over(max(1, sum(answer.charge.calls > 0 for answer in row)))
         for row in executor.run([Job(Plan((graph,)), questions) for graph in graphs])
     ]
-    return (_fitted(stages[0].lengths, dict(zip(executor.pool.names, means, strict=False)), cheapest, means[len(executor.pool) :]),)
+    return (
+        _fitted(
+            stages[0].lengths,
+            dict(zip(executor.pool.names, means, strict=False)),
+            cheapest,
+            means[len(executor.pool) :],
+        ),
+    )
 
 
 def _fitted(lengths: Lengths, solves: dict[str, Cost], cheapest: str, combined: Sequence[Cost]) -> Lengths:

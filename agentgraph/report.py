@@ -16,6 +16,8 @@ HEADERS: Final = (
     ("difference", "to found [95 %]"),
 )
 """Two lines above each column; a unit is one solve by the cheapest model."""
+ROOMY: Final = 76
+"""Characters of a terminal from which numbers need not be broken over two lines."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ def table(rows: Sequence[Row], stream: TextIO, *, title: str = "") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    ordered = _ordered(rows)
+    ordered, console = _ordered(rows), Console(file=stream)
+    roomy = console.width >= ROOMY
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title) if title else None, title_justify="left")
     for column, header in enumerate(HEADERS):
-        drawn.add_column("\n".join(header), justify="right" if column else "left", no_wrap=column > 0)
+        drawn.add_column(
+            "\n".join(header), justify="right" if column else "left", no_wrap=roomy and column > 0, overflow="fold"
+        )
     for row, cells in zip(ordered, _cells(ordered), strict=True):
         drawn.add_row(*map(Text, cells), style="bold green" if row.found else "")
-    console = Console(file=stream)
     console.print(drawn)
     for note in _notes(ordered):
         console.print(Text(note, style="dim"))

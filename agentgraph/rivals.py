@@ -18,6 +18,7 @@ from agentgraph.space import Space, StageSpace
 __all__ = ["Rival", "hand_wired"]
 
 _KINDS: Final = (
+    ("single call", "assistant", "single"),
     ("self-consistency", "vote", "star"),
     ("confidence vote", "confidence_vote", "star"),
     ("star + fuser", "fuser", "star"),
@@ -107,10 +108,7 @@ def _wirings(stage: StageSpace, model: Model, budget: Budget, *, single: bool) -
             links = [Node(role.name, model.name)] * (length - 1)
             yield Graph((solver, *links), tuple((i, i + 1) for i in range(length - 1)))
 
-    if single:
-        for graph in largest(iter([Graph((solver,))])):
-            yield "single call", graph
-    for name, kind, shapes in _KINDS:
-        if kind in by_kind:
-            for graph in largest((stars if shapes == "star" else chains)(by_kind[kind])):
-                yield name, graph
+    shapes = {"single": lambda _: iter([Graph((solver,))]), "star": stars, "chain": chains}
+    for name, kind, shape in _KINDS:
+        if kind in by_kind and (single or shape != "single"):
+            yield from ((name, graph) for graph in largest(shapes[shape](by_kind[kind])))

@@ -264,9 +264,7 @@ class _Run:
         return max(fitting, key=lambda scored: (scored.accuracy, -scored.candidate.price.flops))
 
     @staticmethod
-    def _best_of_each_kind(
-        validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored
-    ) -> list[Scored]:
+    def _best_of_each_kind(validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored) -> list[Scored]:
         best: dict[str, Scored] = {}
         names = {rival.name for rival in rivals}
         for scored in validated:
@@ -284,7 +282,9 @@ class _Run:
             graph = scored.candidate.plan.stages[0]
             models = ", ".join(sorted({node.model for node in graph.nodes if node.model}))
             roles = ", ".join(dict.fromkeys(node.role for node in graph.nodes))
-            name = scored.candidate.name if i or scored.candidate.name == FOUND else f"{FOUND} ({scored.candidate.name})"
+            name = (
+                scored.candidate.name if i or scored.candidate.name == FOUND else f"{FOUND} ({scored.candidate.name})"
+            )
             rows.append(
                 Row(
                     name=name,

@@ -74,7 +74,9 @@ class RunFolder:
     def _state(self) -> Path:
         return self.path / "state.json"
 
-    def save_state(self, *, rounds_done: int, archive_size: int, optimizer: dict[str, Any], extra: dict[str, Any]) -> None:
+    def save_state(
+        self, *, rounds_done: int, archive_size: int, optimizer: dict[str, Any], extra: dict[str, Any]
+    ) -> None:
         """Save what the next round needs; replaces the last state as a whole."""
         state = {"rounds_done": rounds_done, "archive_size": archive_size, "optimizer": optimizer, **extra}
         self.write_json(self._state, state)

@@ -165,7 +165,9 @@ class Space:
             raise SpaceError(f"the plan has {len(plan.stages)} stages, the task has {len(self.stages)}")
         for stage, graph in zip(self.stages, plan.stages, strict=True):
             if len(graph.nodes) > stage.max_nodes:
-                raise SpaceError(f"stage {stage.name!r} has {len(graph.nodes)} nodes, at most {stage.max_nodes} are allowed")
+                raise SpaceError(
+                    f"stage {stage.name!r} has {len(graph.nodes)} nodes, at most {stage.max_nodes} are allowed"
+                )
             for node in graph.nodes:
                 if stage.role(node.role).needs_model:
                     stage.pool.named(node.model)

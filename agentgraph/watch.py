@@ -226,9 +226,9 @@ class LiveDisplay(Watcher):
         rows = [(Text(_one_line(name)), shown) for name, shown in self._rows()]
         grid = Table.grid(padding=(0, 1))
         grid.add_column(style="dim", no_wrap=True, min_width=min(12, max(len(name) for name, _ in rows)))
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_column(no_wrap=True)
         for name, shown in rows:
-            grid.add_row(name, Text(_one_line(shown)) if isinstance(shown, str) else shown)
+            grid.add_row(name, Text(_one_line(shown), overflow="ellipsis") if isinstance(shown, str) else shown)
         width = min(self._console.width, MAX_WIDTH)
         return Panel(grid, title=Text(_one_line(self._title)), title_align="left", width=width, border_style="cyan")
 
@@ -263,6 +263,8 @@ class LiveDisplay(Watcher):
         if total <= 0:
             done, total = progress.calls_asked - self._calls_before, self._total_calls or 0
         grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=16)
+        grid.add_column(no_wrap=True)
         text = _questions(progress) or (f"{min(done, total):,} of {total:,} calls" if total else "")
         grid.add_row(ProgressBar(total=max(total, 1), completed=min(done, total), width=16), text)
         return grid

@@ -61,9 +61,7 @@ class LanguageModel(Agent):
         self._call = call
 
     def feedback(self, evidence: Evidence, complaint: str = "") -> str:
-        wanted = (
-            f"{RULES} Answer with one JSON object and nothing else, of this schema: {json.dumps(schema(Feedback))}"
-        )
+        wanted = f"{RULES} Answer with one JSON object and nothing else, of this schema: {json.dumps(schema(Feedback))}"
         return self._ask(evidence.round, f"{render(evidence)}\n\n{wanted}", complaint)
 
     def choose(self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "") -> str:

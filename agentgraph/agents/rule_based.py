@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agentgraph.agents.base import Agent, Evidence
 from agentgraph.agents.feedback import LARGEST, MOST_NUDGES
@@ -87,7 +88,7 @@ class RuleBased(Agent):
         nudges: list[dict[str, Any]] = []
         for table, names, logits, weights, mass in tables:
             for slot in range(space.max_nodes):
-                if mass[slot] < 0.1:  # noqa: PLR2004  too few plans have this slot to say anything
+                if mass[slot] < 0.1:
                     continue
                 share = weights[slot] / mass[slot]
                 target = self.sure * share + (1 - self.sure) / len(names)
@@ -97,7 +98,7 @@ class RuleBased(Agent):
         share = (draws.edges * weight[:, None, None]).sum(0) / seen.clamp_min(1e-9)
         for slot in range(1, space.max_nodes):
             target = self.sure * share[slot, :slot] + (1 - self.sure) * 0.25
-            target = torch.where(seen[:slot] < 0.1, torch.sigmoid(stage.edge_logits[slot, :slot]), target)  # noqa: PLR2004
+            target = torch.where(seen[:slot] < 0.1, torch.sigmoid(stage.edge_logits[slot, :slot]), target)
             now = torch.sigmoid(stage.edge_logits[slot, :slot])
             move = torch.logit(target.clamp(0.01, 0.99)) - torch.logit(now.clamp(0.01, 0.99))
             nudges += self._moves(s, "edge", slot, [str(t) for t in range(slot)], target, now, move)
@@ -117,7 +118,7 @@ class RuleBased(Agent):
                 "because": f"weight {float(target[i]):.2f} among the best plans, {float(now[i]):.2f} in the table",
             }
             for i, name in enumerate(names)
-            if abs(float(target[i] - now[i])) > 0.05  # noqa: PLR2004  smaller differences are noise
+            if abs(float(target[i] - now[i])) > 0.05
         ]
 
     def choose(self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "") -> str:
@@ -132,12 +133,18 @@ class RuleBased(Agent):
             if support not in supports and len(chosen) < count:
                 supports.add(support)
                 chosen.append(i)
-        words = "; ".join(f"mix {i} could answer {scores[i]:.3f} if the right member were always believed" for i in chosen)
-        return json.dumps({"critique": f"Mixes ranked by how the models' right answers complement each other: {words}.",
-                           "mixes": chosen})
+        words = "; ".join(
+            f"mix {i} could answer {scores[i]:.3f} if the right member were always believed" for i in chosen
+        )
+        return json.dumps(
+            {
+                "critique": f"Mixes ranked by how the models' right answers complement each other: {words}.",
+                "mixes": chosen,
+            }
+        )
 
 
-def _right_by_model(trials: Sequence[Trial], names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _right_by_model(trials: Sequence[Trial], names: Sequence[str]) -> NDArray[np.float64]:
     """Chance that a model answers each question, shape (M, questions), from trials of one node; shrunk to its mean."""
     questions = sorted({q for trial in trials for q in trial.marks})
     right = np.full((len(names), len(questions)), 0.0)
@@ -152,7 +159,8 @@ def _right_by_model(trials: Sequence[Trial], names: Sequence[str]) -> np.ndarray
             known = ~np.isnan(marks)
             mean = float(np.nanmean(marks))
             right[m] = (np.nansum(marks, 0) + mean) / (known.sum(0) + 1)
-    return np.clip(right, 0.0, 0.999)
+    result: NDArray[np.float64] = np.minimum(right, 0.999)
+    return result
 
 
 def _mean(trials: Sequence[Trial]) -> float:

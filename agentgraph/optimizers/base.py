@@ -61,7 +61,9 @@ class Optimizer(ABC):
         return ""
 
 
-def draw_new(distribution: Distribution, k: int, rng: np.random.Generator, known: set[str], tries: int = 8) -> list[Plan]:
+def draw_new(
+    distribution: Distribution, k: int, rng: np.random.Generator, known: set[str], tries: int = 8
+) -> list[Plan]:
     """Draw up to ``k`` plans that differ from each other and from ``known``; fewer where the space is small."""
     plans: dict[str, Plan] = {}
     for _ in range(tries):

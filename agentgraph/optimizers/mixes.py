@@ -114,7 +114,7 @@ def _build(stage: StageSpace, shape: tuple[str, str], names: list[str], role_of:
 def _pairs(word: str, names: list[str], role_of: dict[str, str]) -> Graph | None:
     """Chains of two, side by side, into a vote; an odd one stands alone."""
     link, vote = word.split(">")
-    if len(names) < 3:  # noqa: PLR2004  one chain of two is the chain shape
+    if len(names) < 3:
         return None
     nodes: list[Node] = []
     edges: list[tuple[int, int]] = []

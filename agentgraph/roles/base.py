@@ -115,7 +115,9 @@ class Role(ABC):
 
 def role_kinds() -> tuple[str, ...]:
     """The kinds of role: one file of this folder each."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(agentgraph.roles.__path__) if module.name != "base"))
+    return tuple(
+        sorted(module.name for module in pkgutil.iter_modules(agentgraph.roles.__path__) if module.name != "base")
+    )
 
 
 def role_from_data(data: Mapping[str, Any]) -> Role:

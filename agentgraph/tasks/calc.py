@@ -51,9 +51,7 @@ def held_out(factors: NDArray[np.int64], start: NDArray[np.int64]) -> NDArray[np
     return (key >> np.uint64(62)) == 0
 
 
-def draw(
-    rng: np.random.Generator, n: int, *, kind: str, test: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def draw(rng: np.random.Generator, n: int, *, kind: str, test: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw ``n`` questions of one kind as numbers.
 
     Returns

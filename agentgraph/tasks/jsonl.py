@@ -36,7 +36,9 @@ class JsonlStage(Stage):
 
     name = "answer"
 
-    def __init__(self, *, instructions: str, match: str, pattern: str | None, max_tokens: int, lengths: Lengths) -> None:
+    def __init__(
+        self, *, instructions: str, match: str, pattern: str | None, max_tokens: int, lengths: Lengths
+    ) -> None:
         self.instructions = f"{instructions} {_FORMATS[match]}".strip()
         self.max_tokens, self.lengths = max_tokens, lengths
         self._find = _finder(match, pattern)
@@ -92,7 +94,9 @@ class Jsonl(Task):
         if match not in _FORMATS:
             raise TaskError(f"task.match={match!r} is unknown; use one of {', '.join(_FORMATS)}")
         if (match == "regex") != (pattern is not None):
-            raise TaskError(f"task.match={match!r} with task.pattern={pattern!r}: a pattern goes with match=regex, and only there")
+            raise TaskError(
+                f"task.match={match!r} with task.pattern={pattern!r}: a pattern goes with match=regex, and only there"
+            )
         self._match = match
         self._questions = _read(Path(path).expanduser(), question, gold)
         by_split: dict[str, list[Question]] = {split: [] for split in _SHARES}
@@ -113,9 +117,7 @@ class Jsonl(Task):
             word={"refine": 60.0, "fuse": 60.0},
         )
         self.stages = (
-            JsonlStage(
-                instructions=instructions, match=match, pattern=pattern, max_tokens=max_tokens, lengths=lengths
-            ),
+            JsonlStage(instructions=instructions, match=match, pattern=pattern, max_tokens=max_tokens, lengths=lengths),
         )
 
     def pool(self, split: str) -> Sequence[Question]:
@@ -175,7 +177,8 @@ def _finder(match: str, pattern: str | None) -> Callable[[str], str | None]:
     except re.error as error:
         raise TaskError(f"task.pattern={pattern!r} is not a regular expression: {error}") from error
     return lambda text: next(
-        (found.group(1) if compiled.groups else found.group() for found in reversed(list(compiled.finditer(text)))), None
+        (found.group(1) if compiled.groups else found.group() for found in reversed(list(compiled.finditer(text)))),
+        None,
     )
 
 

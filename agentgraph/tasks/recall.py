@@ -33,9 +33,7 @@ def facts() -> dict[str, str]:
     rng = np.random.default_rng(SEED)
     codes = rng.permutation(26**3)[:N_NAMES].tolist()
     numbers = 5 * rng.integers(0, 200, N_NAMES) + rng.integers(1, 5, N_NAMES)
-    return {
-        spell(code): f"{number:03d}" for code, number in zip(codes, numbers.tolist(), strict=True)
-    }
+    return {spell(code): f"{number:03d}" for code, number in zip(codes, numbers.tolist(), strict=True)}
 
 
 @cache

@@ -101,9 +101,7 @@ def optimize(
     began = time.monotonic()
     steps, left = 0, decay
     while left > 0:
-        if left == decay and (steps >= most or (steps and steps % 50 == 0 and reached(steps))):
-            left -= 1
-        elif left < decay:
+        if (left == decay and (steps >= most or (steps and steps % 50 == 0 and reached(steps)))) or left < decay:
             left -= 1
         share = min(1.0, (steps + 1) / warm_up) * (left + 1) / (decay + 1)
         loss = weighted_loss(network, lessons())

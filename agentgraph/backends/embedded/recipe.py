@@ -101,7 +101,7 @@ ATTEMPTS = 3
 
 def family(model: str) -> str:
     """``a`` or ``b``."""
-    return model.split("-")[0]
+    return model.split("-", maxsplit=1)[0]
 
 
 def size(model: str) -> Size:

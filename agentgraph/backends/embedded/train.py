@@ -213,6 +213,19 @@ def train(out: Path, models: Sequence[str], processes: int) -> None:
             tasks = [pool.submit(_run, out, models, m, round_number) for m in longest_first]
             for task in tasks:
                 task.result()
+            write_records(out, models)
+
+
+def write_records(out: Path, models: Sequence[str]) -> None:
+    """Write ``training.json``: seed, probabilities and time of every finished round of every model."""
+    found = {
+        model: [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted((out / "steps").glob(f"{model}.*.json"))
+        ]
+        for model in models
+    }
+    (out / "training.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def smoke() -> int:

@@ -1,0 +1,402 @@
+"""Any server that speaks the OpenAI protocol: vLLM, llama.cpp, SGLang, Ollama, OpenAI itself."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from agentgraph.backends.base import Backend
+from agentgraph.errors import BackendError, BackendOverloaded, BackendRefused, BackendTimeout, ConfigError
+from agentgraph.request import Reply, Request
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI, OpenAIError
+
+__all__ = ["OpenAIServer"]
+
+_NO_KEY: Final = "none"  # local servers want no key, the client insists on one
+_MOST: Final = 1000  # connections that the client keeps at most
+_SHOWN: Final = 300  # characters of a server's words in an error
+_OURS: Final = (
+    "model messages temperature top_p max_tokens max_completion_tokens seed logprobs n stream".split()  # noqa: SIM905
+)
+_TOO_LONG: Final = ("context length", "context_length", "maximum context", "context size", "too long", "max_model_len")
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """What a model's server takes: found out by asking, for servers differ."""
+
+    logprobs: bool = True
+    seed: bool = True
+    # The other way round, a server that ignores what it does not know would generate without a limit.
+    limit: str = "max_tokens"
+
+    def without(self, complaint: str) -> _Dialect | None:
+        """The dialect that avoids what a server complains about, or ``None`` if it is not this."""
+        if self.logprobs and "logprobs" in complaint:
+            return replace(self, logprobs=False)
+        if self.limit == "max_tokens" and "max_completion_tokens" in complaint:
+            return replace(self, limit="max_completion_tokens")
+        if self.limit == "max_completion_tokens" and "max_completion_tokens" in complaint:
+            return None
+        if self.seed and "seed" in complaint:
+            return replace(self, seed=False)
+        return None
+
+
+class OpenAIServer(Backend):
+    """A server reached by URL.
+
+    Parameters
+    ----------
+    name
+        What models call it.
+    base_url
+        Address up to and including ``/v1``; a user name and password in it are sent, and never shown.
+    api_key
+        The key itself; better leave it ``None`` and name the variable that holds it.
+    api_key_env
+        Environment variable with the key; without it a placeholder is sent, which local servers accept.
+    limit
+        Requests in flight, 1..1000.
+    timeout
+        Seconds that one request may take in all, the client's own retries included, > 0.
+    retries
+        How often the client itself tries again (dropped connections, 429, 5xx), >= 0. Keep it above 0: servers
+        drop idle connections.
+    logprobs
+        Whether to ask for log-probabilities. Servers give them at temperature 1 or at the request's, as they are
+        built and started; vLLM does the former.
+    verify_tls
+        Whether certificates are checked.
+    extra_body
+        Further fields of every request, for example ``{"top_k": -1}``. They are not part of a request's key: name them in
+        the model's fingerprint if they change what it answers.
+
+    Notes
+    -----
+    A server that refuses logprobs, seed or max_tokens is asked again without (with max_completion_tokens), and that is
+    remembered for the model and logged once. Reasoning tokens count as output; the reasoning is not part of the text.
+    One client lives from the first call to `close`: one that is dropped unclosed makes others hang.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str = "default",
+        api_key: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        limit: int = 64,
+        timeout: float = 120.0,
+        retries: int = 2,
+        logprobs: bool = True,
+        verify_tls: bool = True,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, limit=limit, has_logprobs=logprobs)
+        if not 1 <= limit <= _MOST:
+            raise ConfigError(f"backend {name!r}: limit={limit} must be in 1..{_MOST}")
+        if not 0 < timeout < math.inf:
+            raise ConfigError(f"backend {name!r}: timeout={timeout} must be a positive number of seconds")
+        if retries < 0:
+            raise ConfigError(f"backend {name!r}: retries={retries} must be 0 or more")
+        taken = sorted(set(extra_body or {}) & set(_OURS))
+        if taken:
+            raise ConfigError(f"backend {name!r}: extra_body must not hold {taken}; they come with each request")
+        self.url, self._userinfo = _split_credentials(name, base_url)
+        self.api_key_env = api_key_env
+        self._key = _checked_key(name, api_key or os.environ.get(api_key_env, ""), api_key_env)
+        self.timeout, self.retries, self.verify_tls = timeout, retries, verify_tls
+        self.extra_body = dict(extra_body or {})
+        self._dialects: dict[str, _Dialect] = {}
+        self._client: AsyncOpenAI | None = None
+        self._answered = False
+
+    def __repr__(self) -> str:
+        return f"OpenAIServer({self.url!r}, name={self.name!r})"
+
+    async def reply(self, request: Request) -> Reply:
+        start = time.perf_counter()
+        body = await self._timed(self._answer(request), request.model)
+        return self._parse(body, request.model, time.perf_counter() - start)
+
+    async def served(self) -> tuple[str, ...]:
+        body = self._json(await self._timed(self._models(), None))
+        entries = body.get("data")
+        if not isinstance(entries, list):
+            raise BackendError(f"{self.url} did not list its models but sent {_short(body)}; is this its /v1 address?")
+        return tuple(sorted(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry))
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _connected(self) -> AsyncOpenAI:
+        if self._client is None:
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+
+            timeout = Timeout(self.timeout, connect=min(self.timeout, 10.0))
+            basic = {"Authorization": "Basic " + base64.b64encode(self._userinfo.encode()).decode()}
+            self._client = AsyncOpenAI(
+                base_url=self.url,
+                api_key=self._key or _NO_KEY,
+                timeout=timeout,
+                max_retries=self.retries,
+                default_headers=basic if self._userinfo else None,
+                # A transport of our own has no __del__ that closes sockets late, under other clients' feet.
+                http_client=DefaultAsyncHttpxClient(verify=self.verify_tls, timeout=timeout),
+            )
+        return self._client
+
+    async def _timed(self, call: Any, model: str | None) -> bytes:  # noqa: ANN401  Coroutine[Any, Any, bytes]
+        """Result of a call within the time limit; its failures in our own terms."""
+        from openai import APIStatusError, OpenAIError
+
+        failure: OpenAIError
+        try:
+            async with asyncio.timeout(self.timeout):
+                content: bytes = await call
+                return content
+        except TimeoutError:
+            raise BackendTimeout(
+                f"{self.url} did not answer within {self.timeout:g} s; raise timeout of backend {self.name!r}, lower its "
+                "limit, or look at the server"
+            ) from None
+        except OpenAIError as error:
+            failure = error
+        # No chaining below: what a server said may hold the key.
+        if isinstance(failure, APIStatusError):
+            raise await self._of_status(failure, model) from None
+        raise self._of_connection(failure) from None
+
+    async def _models(self) -> bytes:
+        return (await self._connected().models.with_raw_response.list()).content
+
+    async def _answer(self, request: Request) -> bytes:
+        """Body of the answer, in the dialect the server takes."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        dialect = known = self._dialects.get(request.model, _Dialect(logprobs=self.has_logprobs))
+        while True:
+            try:
+                content = await self._ask(request, dialect)
+            except (BadRequestError, UnprocessableEntityError) as error:
+                complaint = _words(error)
+                milder = None if _too_long(complaint) else dialect.without(complaint)
+                if milder is None:
+                    raise
+                dialect = milder
+            else:
+                if dialect != known and dialect != self._dialects.get(request.model):
+                    self._learn(request.model, dialect)
+                return content
+
+    def _learn(self, model: str, dialect: _Dialect) -> None:
+        self._dialects[model] = dialect
+        wanted = {"logprobs": not dialect.logprobs and self.has_logprobs, "seed": not dialect.seed}
+        missing = [what for what, gone in wanted.items() if gone]
+        logging.getLogger(__name__).warning(
+            "%s takes %s for %r%s",
+            self.url,
+            dialect.limit,
+            model,
+            f", but no {' and no '.join(missing)}: asking without" if missing else "",
+        )
+
+    async def _ask(self, request: Request, dialect: _Dialect) -> bytes:
+        settings = request.settings
+        options: dict[str, Any] = {"temperature": settings.temperature, "top_p": settings.top_p}
+        if settings.max_tokens is not None:
+            options[dialect.limit] = settings.max_tokens
+        if dialect.seed:
+            options["seed"] = request.seed
+        if dialect.logprobs:
+            options["logprobs"] = True
+        messages: Any = [{"role": role, "content": _sendable(text)} for role, text in request.messages]
+        # The raw response: half the client's time, and a malformed body stays in our hands.
+        response = await self._connected().chat.completions.with_raw_response.create(
+            model=request.model, messages=messages, extra_body=self.extra_body or None, **options
+        )
+        return response.content
+
+    def _json(self, content: bytes) -> dict[str, Any]:
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            shown = _short(content[: 2 * _SHOWN].decode("utf-8", "replace"))
+            raise BackendError(
+                f"{self.url} sent no JSON but {self._clean(shown)}; check that base_url ends in /v1 and that no proxy answers"
+            ) from None
+        if not isinstance(body, dict):
+            raise BackendError(f"{self.url} sent {_short(body)}, expected a JSON object; is it an OpenAI-compatible server?")
+        return body
+
+    def _parse(self, content: bytes, model: str, seconds: float) -> Reply:
+        body = self._json(content)
+        choices = body.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise BackendError(f"{self.url} sent no choices for {model!r} but {self._clean(_short(body))}")
+        choice = choices[0]
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(message, dict) or not isinstance(text, str | None):
+            raise BackendError(f"{self.url} sent no message for {model!r} but {self._clean(_short(choice))}")
+        usage = body.get("usage")
+        counts = [usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "completion_tokens")]
+        prompt_tokens, output_tokens = (count if type(count) is int and count >= 0 else None for count in counts)
+        if prompt_tokens is None or output_tokens is None:
+            raise BackendError(
+                f"{self.url} sent no token counts for {model!r} (usage={_short(usage)}), so its calls cannot be charged; "
+                "use a server that counts tokens",
+                retry=False,
+            )
+        self._answered = True
+        finish = choice.get("finish_reason")
+        return Reply(
+            text or "",
+            prompt_tokens,
+            output_tokens,
+            finish if isinstance(finish, str) else "unknown",
+            _logprob(choice.get("logprobs")),
+            seconds,
+        )
+
+    def _of_connection(self, error: OpenAIError) -> BackendError:
+        from openai import APITimeoutError
+
+        if isinstance(error, APITimeoutError):
+            return BackendTimeout(
+                f"{self.url} did not answer within {self.timeout:g} s (tried {self.retries + 1} times); "
+                f"raise timeout of backend {self.name!r} or look at the server"
+            )
+        cause = error.__cause__
+        # By name: the client's transport library differs between its major versions.
+        if type(cause).__name__ == "ConnectError":
+            # A server that answered before may be on its way back.
+            return BackendRefused(
+                f"nobody answers at {self.url} ({self._clean(str(cause))}); start that server or change base_url "
+                f"of backend {self.name!r}",
+                retry=self._answered,
+            )
+        what = f"{type(cause or error).__name__}: {cause or error}"
+        return BackendError(f"the connection to {self.url} broke off ({self._clean(what)}); look at the server's log")
+
+    async def _of_status(self, error: APIStatusError, model: str | None) -> BackendError:
+        status, said = error.status_code, self._clean(_words(error))
+        asked = f" for {model!r}" if model is not None else ""
+        if status in (401, 403):
+            return BackendRefused(
+                f"{self.url} does not accept the key ({status}: {said}); set {self.api_key_env} to a valid key, "
+                f"or api_key_env of backend {self.name!r} to the variable that holds it"
+            )
+        if status == 404:
+            return await self._not_found(model, said)
+        if status == 429 and error.code == "insufficient_quota":
+            return BackendRefused(f"{self.url} has no quota left for this key ({said}); top it up or use another server")
+        if status in (429, 503, 529):
+            return BackendOverloaded(
+                f"{self.url} is overloaded{asked} ({status}: {said}); lower limit={self.limit} of backend {self.name!r}"
+            )
+        if _too_long(said) or status == 413:
+            return BackendRefused(
+                f"the prompt is too long{asked} at {self.url} ({status}: {said}); give nodes fewer parents, lower "
+                "max_tokens, or serve the model with a longer context"
+            )
+        if 400 <= status < 500 and status not in (408, 409):
+            return BackendRefused(f"{self.url} refused a request{asked} ({status}: {said}); change the settings it names")
+        return BackendError(f"{self.url} failed{asked} ({status}: {said}); look at the server's log")
+
+    async def _not_found(self, model: str | None, said: str) -> BackendError:
+        if model is not None:
+            try:
+                names = list(await self.served())
+            except BackendError:
+                names = []
+            if names and model not in names:
+                return BackendRefused(
+                    f"{self.url} serves {names}, not {model!r}; start that server or change served_as of model {model!r}"
+                )
+        return BackendRefused(
+            f"{self.url} has no such page (404: {said}); base_url of backend {self.name!r} usually ends in /v1"
+        )
+
+    def _clean(self, text: str) -> str:
+        """Text without the key and the password, whoever put them there."""
+        secrets = [self._key, self._userinfo, unquote(self._userinfo.partition(":")[2])]
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        return text
+
+
+def _split_credentials(name: str, base_url: str) -> tuple[str, str]:
+    """Address without credentials, and the credentials as 'user:password' ('' if there are none)."""
+    parts = urlsplit(base_url)
+    user = ":".join(unquote(part) for part in (parts.username or "", parts.password or "")) if parts.username else ""
+    host = parts.netloc.rpartition("@")[2]
+    shown = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"backend {name!r}: base_url={shown!r} must look like http://127.0.0.1:8000/v1")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"backend {name!r}: base_url={shown!r} must not go on with '?' or '#'; leave that part out")
+    try:
+        parts.port  # noqa: B018  a bad port is an error here, at the door
+    except ValueError as error:
+        raise ConfigError(f"backend {name!r}: base_url={shown!r} has no valid port ({error})") from None
+    return shown, user
+
+
+def _checked_key(name: str, key: str, variable: str) -> str:
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"backend {name!r}: the key (api_key, or the variable {variable}) holds blanks or characters that no header can "
+            "carry; copy it again"
+        )
+    return key
+
+
+def _sendable(text: str) -> str:
+    """Text that UTF-8 can carry: models now and then emit halves of surrogate pairs."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _words(error: APIStatusError) -> str:
+    """What the server said, at most `_SHOWN` characters of it."""
+    body = error.body
+    inner: object = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+    text = inner if isinstance(inner, str) else json.dumps(inner if inner is not None else error.message, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _too_long(words: str) -> bool:
+    lower = words.lower()
+    return any(hint in lower for hint in _TOO_LONG)
+
+
+def _logprob(field: object) -> float | None:
+    """Sum over the generated tokens, nats; ``None`` if the server gave none."""
+    tokens = field.get("content") if isinstance(field, dict) else None
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    values = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
+    if not all(isinstance(value, int | float) for value in values):
+        return None
+    total = math.fsum(values)
+    return min(total, 0.0) if math.isfinite(total) else None
