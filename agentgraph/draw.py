@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agentgraph.errors import ConfigError, RunError
-from agentgraph.graph import Graph, Node
+from agentgraph.captions import node_label, price_line, score_line, stage_line
+from agentgraph.errors import ConfigError
+from agentgraph.graph import Graph
 from agentgraph.plan_file import PlanFile
-from agentgraph.plan_format import Score, StageEntry
+from agentgraph.store import write_atomically
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -94,51 +94,15 @@ def picture(plan_file: PlanFile, path: str | Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ConfigError(f"cannot draw into {path.name!r}: name a file that ends in {', '.join(SUFFIXES)}")
-    try:
-        if suffix in (".mmd", ".txt"):
-            path.write_text(mermaid(plan_file) if suffix == ".mmd" else tree_text(plan_file), encoding="utf-8")
-        else:
-            from agentgraph.picture import save
+    if suffix == ".mmd":
+        content = mermaid(plan_file).encode()
+    elif suffix == ".txt":
+        content = tree_text(plan_file).encode()
+    else:
+        from agentgraph.picture import drawn
 
-            save(plan_file, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {os.strerror(error.errno or 0)}; name another file") from error
-
-
-def node_label(plan_file: PlanFile, node: Node) -> str:
-    """``role(model) T=0.7``; without temperature for roles that call no model."""
-    return f"{node} {temperature(plan_file, node)}".rstrip()
-
-
-def temperature(plan_file: PlanFile, node: Node) -> str:
-    """``T=0.7``, or nothing for roles that call no model."""
-    return f"T={plan_file.roles[node.role].settings.temperature:g}" if node.model else ""
-
-
-def price_line(plan_file: PlanFile) -> str:
-    """Price against budget, in units and FLOPs, and the calls of a question."""
-    price, budget = plan_file.price, plan_file.budget
-    return (
-        f"price {price.units:.3g} of {budget.units:.3g} units ({_flops(price.flops)} of {_flops(budget.flops)}), "
-        f"{price.calls:.3g} call{'' if price.calls == 1 else 's'} a question"
-    )
-
-
-def stage_line(plan_file: PlanFile, stage: StageEntry) -> str:
-    """Name of a stage, with price and budget where they are known."""
-    unit = plan_file.budget.unit_flops
-    price = "" if stage.price_flops is None else f"price {stage.price_flops / unit:.3g}"
-    budget = "" if stage.budget_flops is None else f"{'of' if price else 'budget'} {stage.budget_flops / unit:.3g}"
-    known = " ".join(filter(None, (price, budget)))
-    return f"{stage.name}: {known} units" if known else stage.name
-
-
-def score_line(plan_file: PlanFile, score: Score) -> str:
-    """Accuracy with its interval, on what, and what it was charged."""
-    return (
-        f"{score.split} accuracy {score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}] on {score.questions} "
-        f"questions, charge {score.charge_flops / plan_file.budget.unit_flops:.3g} units"
-    )
+        content = drawn(plan_file, suffix.lstrip("."))
+    write_atomically(path, content)
 
 
 def _lines(plan_file: PlanFile, branches: _Branches) -> Iterator[tuple[str, str, str]]:
@@ -179,10 +143,3 @@ def _below(
 def _escaped(text: str) -> str:
     """As Mermaid's entities (``#35;``), but for letters, digits and what cannot mean anything to Mermaid."""
     return "".join(char if char in _PLAIN else f"#{ord(char)};" for char in text)
-
-
-def _flops(value: float) -> str:
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}FLOP"
-    return f"{value:.3g} FLOP"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentgraph.draw import price_line, score_line, stage_line, temperature
+from agentgraph.captions import price_line, score_line, stage_line, temperature
 from agentgraph.errors import ConfigError
 from agentgraph.graph import Graph
 from agentgraph.layout import Layout, layered
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["figure", "save"]
+__all__ = ["drawn", "figure"]
 
 Colour = str | tuple[float, float, float]
 Edge = tuple[int, int]
@@ -40,20 +40,21 @@ WIRE: Final = "#777777"
 STYLE: Final[dict[Any, Any]] = {"svg.hashsalt": "agentgraph", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 
 
-def save(plan_file: PlanFile, path: Path) -> None:
-    """Write the figure as SVG or PNG, by suffix; equal plan files give equal bytes.
+def drawn(plan_file: PlanFile, kind: str) -> bytes:
+    """The figure as 'svg' or 'png'; equal plan files give equal bytes.
 
     Raises
     ------
     ConfigError
         If matplotlib is missing.
     """
-    drawn = figure(plan_file)
+    plan_figure = figure(plan_file)
     import matplotlib as mpl
 
-    kind = path.suffix.lower().lstrip(".")
+    content = BytesIO()
     with mpl.rc_context(STYLE):
-        drawn.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        plan_figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    return content.getvalue()
 
 
 def figure(plan_file: PlanFile) -> Figure:
@@ -71,11 +72,11 @@ def figure(plan_file: PlanFile) -> Figure:
         raise ConfigError('pictures need matplotlib: pip install "agentgraph[report]", or draw .mmd or .txt') from error
     with mpl.rc_context(STYLE):
         sheet = _Sheet(plan_file)
-        drawn = Figure(figsize=(sheet.width, sheet.height), facecolor="white")
-        axes = drawn.add_axes((0, 0, 1, 1), xlim=(0, sheet.width), ylim=(sheet.height, 0))
+        result = Figure(figsize=(sheet.width, sheet.height), facecolor="white")
+        axes = result.add_axes((0, 0, 1, 1), xlim=(0, sheet.width), ylim=(sheet.height, 0))
         axes.axis("off")
         sheet.draw(axes)
-    return drawn
+    return result
 
 
 class _Sheet:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -13,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from agentgraph.budget import Budget, Cost
-from agentgraph.errors import AgentGraphError, GraphError, PlanFileError, RunError, SpaceError
+from agentgraph.errors import AgentGraphError, GraphError, PlanFileError, SpaceError
 from agentgraph.model import Model
 from agentgraph.plan import Plan
 from agentgraph.plan_format import (
@@ -30,6 +28,7 @@ from agentgraph.plan_format import (
 )
 from agentgraph.roles.base import Role, role_from_data
 from agentgraph.roles.rules import check_roles
+from agentgraph.store import write_atomically
 
 __all__ = ["FORMAT", "Found", "PlanFile", "Score", "json_schema"]
 
@@ -204,21 +203,7 @@ class PlanFile(Entry):
         RunError
             If it cannot be written; what was there before stays.
         """
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with draft.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(self.text())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            raise RunError(
-                f"cannot write {path}: {error.strerror or error}; free space or name another file"
-            ) from error
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+        write_atomically(Path(path), self.text().encode())
 
 
 def json_schema() -> dict[str, Any]:

@@ -223,12 +223,12 @@ class LiveDisplay(Watcher):
         from rich.table import Table
         from rich.text import Text
 
-        rows = [(Text(_one_line(name)), shown) for name, shown in self._rows()]
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(style="dim", no_wrap=True, min_width=min(12, max(len(name) for name, _ in rows)))
-        grid.add_column(no_wrap=True)
-        for name, shown in rows:
-            grid.add_row(name, Text(_one_line(shown), overflow="ellipsis") if isinstance(shown, str) else shown)
+        grid.add_column(style="dim", no_wrap=True, min_width=5)
+        grid.add_column()  # rich narrows columns that may wrap first; the texts in it do not wrap
+        for name, shown in self._rows():
+            text = Text(_one_line(shown), no_wrap=True, overflow="ellipsis") if isinstance(shown, str) else shown
+            grid.add_row(name, text)
         width = min(self._console.width, MAX_WIDTH)
         return Panel(grid, title=Text(_one_line(self._title)), title_align="left", width=width, border_style="cyan")
 
@@ -246,7 +246,8 @@ class LiveDisplay(Watcher):
         left = self._pace.left(self._clock())
         speed = f"{self._tokens_per_second():,.0f} tokens/s"
         return [
-            (self._phase or "start", self._bar()),
+            ("now", self._phase),
+            ("done", self._bar()),
             *rows,
             ("tried", tried or "no plan yet"),
             ("speed", ", ".join(filter(None, (speed, _failures(progress))))),

@@ -139,7 +139,7 @@ def test_reader_that_went_away_does_not_stop_the_search(clock):
 def test_panel(width, clock):
     display, screen = live(clock, width)
     display.start("search calc", 10)
-    display.phase("round 3/10", 500)
+    display.phase("validation: 24 plans on 200 questions", 500)
     display.progress(Progress(1000, 400, 1000, 48, 200, 2))
     clock.now += 5
     display.progress(Progress(1820, 637, 6000, 96, 200, 2))
@@ -149,10 +149,11 @@ def test_panel(width, clock):
     lines = shown(display, width)
     display.stop()
     assert max(map(len, lines)) <= min(width, 100)
-    assert len(lines) == 9
+    assert len(lines) == 10
     text = "\n".join(lines)
     assert "\x1b" not in text
-    for expected in ("search calc, 10 rounds", "round 3/10", "best       0.842 [0.780, 0.890]", "0:00:30"):
+    assert "…" in next(line for line in lines if line.startswith("│ note")) or width > 100
+    for expected in ("search calc, 10 rounds", "validation: 24 plans", "best  0.842 [0.780, 0.890]", "0:00:30"):
         assert expected in text
     if width >= 60:
         for expected in (

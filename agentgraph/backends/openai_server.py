@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -26,6 +27,8 @@ __all__ = ["OpenAIServer"]
 _NO_KEY: Final = "none"  # local servers want no key, the client insists on one
 _MOST: Final = 1000  # connections that the client keeps at most
 _SHOWN: Final = 300  # characters of a server's words in an error
+_LISTED: Final = 20  # served models in an error
+_SECRET: Final = 4  # characters; what is shorter ("x") is a placeholder, and hiding it would garble messages
 _OURS: Final = (
     "model messages temperature top_p max_tokens max_completion_tokens seed logprobs n stream".split()  # noqa: SIM905
 )
@@ -43,12 +46,11 @@ class _Dialect:
 
     def without(self, complaint: str) -> _Dialect | None:
         """The dialect that avoids what a server complains about, or ``None`` if it is not this."""
+        complaint = complaint.lower()
         if self.logprobs and "logprobs" in complaint:
             return replace(self, logprobs=False)
         if self.limit == "max_tokens" and "max_completion_tokens" in complaint:
             return replace(self, limit="max_completion_tokens")
-        if self.limit == "max_completion_tokens" and "max_completion_tokens" in complaint:
-            return None
         if self.seed and "seed" in complaint:
             return replace(self, seed=False)
         return None
@@ -117,7 +119,7 @@ class OpenAIServer(Backend):
         self.url, self._userinfo = _split_credentials(name, base_url)
         self.api_key_env = api_key_env
         self._key = _checked_key(name, api_key or os.environ.get(api_key_env, ""), api_key_env)
-        self.timeout, self.retries, self.verify_tls = timeout, retries, verify_tls
+        self.timeout, self.retries, self.logprobs, self.verify_tls = timeout, retries, logprobs, verify_tls
         self.extra_body = dict(extra_body or {})
         self._dialects: dict[str, _Dialect] = {}
         self._client: AsyncOpenAI | None = None
@@ -135,7 +137,9 @@ class OpenAIServer(Backend):
         body = self._json(await self._timed(self._models(), None))
         entries = body.get("data")
         if not isinstance(entries, list):
-            raise BackendError(f"{self.url} did not list its models but sent {_short(body)}; is this its /v1 address?")
+            raise BackendError(
+                f"{self.url} did not list its models but sent {self._shown(body)}; is this its /v1 address?"
+            )
         return tuple(sorted(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry))
 
     async def close(self) -> None:
@@ -160,15 +164,14 @@ class OpenAIServer(Backend):
             )
         return self._client
 
-    async def _timed(self, call: Any, model: str | None) -> bytes:  # noqa: ANN401  Coroutine[Any, Any, bytes]
+    async def _timed(self, call: Coroutine[Any, Any, bytes], model: str | None) -> bytes:
         """Result of a call within the time limit; its failures in our own terms."""
         from openai import APIStatusError, OpenAIError
 
         failure: OpenAIError
         try:
             async with asyncio.timeout(self.timeout):
-                content: bytes = await call
-                return content
+                return await call
         except TimeoutError:
             raise BackendTimeout(
                 f"{self.url} did not answer within {self.timeout:g} s; raise timeout of backend {self.name!r}, lower its "
@@ -182,13 +185,14 @@ class OpenAIServer(Backend):
         raise self._of_connection(failure) from None
 
     async def _models(self) -> bytes:
-        return (await self._connected().models.with_raw_response.list()).content
+        response = await self._connected().models.with_raw_response.list()
+        return bytes(response.content)
 
     async def _answer(self, request: Request) -> bytes:
         """Body of the answer, in the dialect the server takes."""
         from openai import BadRequestError, UnprocessableEntityError
 
-        dialect = known = self._dialects.get(request.model, _Dialect(logprobs=self.has_logprobs))
+        dialect = known = self._dialects.get(request.model, _Dialect(logprobs=self.logprobs))
         while True:
             try:
                 content = await self._ask(request, dialect)
@@ -205,8 +209,9 @@ class OpenAIServer(Backend):
 
     def _learn(self, model: str, dialect: _Dialect) -> None:
         self._dialects[model] = dialect
-        wanted = {"logprobs": not dialect.logprobs and self.has_logprobs, "seed": not dialect.seed}
-        missing = [what for what, gone in wanted.items() if gone]
+        missing = ["logprobs"] if self.logprobs and not dialect.logprobs else []
+        missing += [] if dialect.seed else ["seed"]
+        self.has_logprobs = self.has_logprobs and dialect.logprobs
         logging.getLogger(__name__).warning(
             "%s takes %s for %r%s",
             self.url,
@@ -229,36 +234,38 @@ class OpenAIServer(Backend):
         response = await self._connected().chat.completions.with_raw_response.create(
             model=request.model, messages=messages, extra_body=self.extra_body or None, **options
         )
-        return response.content
+        return bytes(response.content)
 
     def _json(self, content: bytes) -> dict[str, Any]:
         try:
             body = json.loads(content)
         except (ValueError, RecursionError):
-            shown = _short(content[: 2 * _SHOWN].decode("utf-8", "replace"))
+            shown = self._shown(content.decode("utf-8", "replace"))
             raise BackendError(
-                f"{self.url} sent no JSON but {self._clean(shown)}; check that base_url ends in /v1 and that no proxy answers"
+                f"{self.url} sent no JSON but {shown!r}; check that base_url ends in /v1 and that no proxy answers"
             ) from None
         if not isinstance(body, dict):
-            raise BackendError(f"{self.url} sent {_short(body)}, expected a JSON object; is it an OpenAI-compatible server?")
+            raise BackendError(
+                f"{self.url} sent {self._shown(body)}, expected a JSON object; is it an OpenAI-compatible server?"
+            )
         return body
 
     def _parse(self, content: bytes, model: str, seconds: float) -> Reply:
         body = self._json(content)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise BackendError(f"{self.url} sent no choices for {model!r} but {self._clean(_short(body))}")
+            raise BackendError(f"{self.url} sent no choices for {model!r} but {self._shown(body)}")
         choice = choices[0]
         message = choice.get("message")
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(message, dict) or not isinstance(text, str | None):
-            raise BackendError(f"{self.url} sent no message for {model!r} but {self._clean(_short(choice))}")
+            raise BackendError(f"{self.url} sent no message for {model!r} but {self._shown(choice)}")
         usage = body.get("usage")
         counts = [usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "completion_tokens")]
         prompt_tokens, output_tokens = (count if type(count) is int and count >= 0 else None for count in counts)
         if prompt_tokens is None or output_tokens is None:
             raise BackendError(
-                f"{self.url} sent no token counts for {model!r} (usage={_short(usage)}), so its calls cannot be charged; "
+                f"{self.url} sent no token counts for {model!r} (usage={self._shown(usage)}), so its calls cannot be charged; "
                 "use a server that counts tokens",
                 retry=False,
             )
@@ -286,65 +293,70 @@ class OpenAIServer(Backend):
         if type(cause).__name__ == "ConnectError":
             # A server that answered before may be on its way back.
             return BackendRefused(
-                f"nobody answers at {self.url} ({self._clean(str(cause))}); start that server or change base_url "
+                f"nobody answers at {self.url} ({self._shown(str(cause))}); start that server or change base_url "
                 f"of backend {self.name!r}",
                 retry=self._answered,
             )
         what = f"{type(cause or error).__name__}: {cause or error}"
-        return BackendError(f"the connection to {self.url} broke off ({self._clean(what)}); look at the server's log")
+        return BackendError(f"the connection to {self.url} broke off ({self._shown(what)}); look at the server's log")
 
     async def _of_status(self, error: APIStatusError, model: str | None) -> BackendError:
-        status, said = error.status_code, self._clean(_words(error))
-        asked = f" for {model!r}" if model is not None else ""
-        if status in (401, 403):
-            return BackendRefused(
-                f"{self.url} does not accept the key ({status}: {said}); set {self.api_key_env} to a valid key, "
-                f"or api_key_env of backend {self.name!r} to the variable that holds it"
-            )
-        if status == 404:
+        said = self._shown(_words(error))
+        if error.status_code == 404:
             return await self._not_found(model, said)
-        if status == 429 and error.code == "insufficient_quota":
-            return BackendRefused(f"{self.url} has no quota left for this key ({said}); top it up or use another server")
-        if status in (429, 503, 529):
-            return BackendOverloaded(
-                f"{self.url} is overloaded{asked} ({status}: {said}); lower limit={self.limit} of backend {self.name!r}"
+        asked = f" for {model!r}" if model is not None else ""
+        kind, advice = self._diagnosis(error)
+        return kind(f"{self.url} answered {error.status_code}{asked}: {said}; {advice}")
+
+    def _diagnosis(self, error: APIStatusError) -> tuple[type[BackendError], str]:
+        """Class of a failure by its HTTP status, and what to do about it."""
+        status, mine = error.status_code, f"of backend {self.name!r}"
+        if status in (401, 403):
+            return BackendRefused, (
+                f"set the environment variable {self.api_key_env} to a key it accepts, or api_key_env {mine} to the "
+                "variable that holds one"
             )
-        if _too_long(said) or status == 413:
-            return BackendRefused(
-                f"the prompt is too long{asked} at {self.url} ({status}: {said}); give nodes fewer parents, lower "
-                "max_tokens, or serve the model with a longer context"
+        if status == 429 and error.code == "insufficient_quota":
+            return BackendRefused, "top up the quota of this key or use another server"
+        if status in (429, 503, 529):
+            return BackendOverloaded, f"lower limit={self.limit} {mine}"
+        if status == 413 or _too_long(_words(error)):
+            return BackendRefused, (
+                "the prompt is too long: give nodes fewer parents, lower max_tokens, or serve a longer context"
             )
         if 400 <= status < 500 and status not in (408, 409):
-            return BackendRefused(f"{self.url} refused a request{asked} ({status}: {said}); change the settings it names")
-        return BackendError(f"{self.url} failed{asked} ({status}: {said}); look at the server's log")
+            return BackendRefused, f"change the settings it names, or extra_body {mine}"
+        return BackendError, "look at the server's log"
 
     async def _not_found(self, model: str | None, said: str) -> BackendError:
+        names: tuple[str, ...] = ()
         if model is not None:
-            try:
-                names = list(await self.served())
-            except BackendError:
-                names = []
-            if names and model not in names:
-                return BackendRefused(
-                    f"{self.url} serves {names}, not {model!r}; start that server or change served_as of model {model!r}"
-                )
-        return BackendRefused(
-            f"{self.url} has no such page (404: {said}); base_url of backend {self.name!r} usually ends in /v1"
-        )
+            with contextlib.suppress(BackendError):
+                names = await self.served()
+        if names and model not in names:
+            shown = [*names[:_LISTED], "…"] if len(names) > _LISTED else list(names)
+            return BackendRefused(
+                f"{self.url} serves {shown}, not {model!r}; start that server or change served_as of model {model!r}"
+            )
+        return BackendRefused(f"{self.url} answered 404: {said}; base_url of backend {self.name!r} usually ends in /v1")
 
     def _clean(self, text: str) -> str:
         """Text without the key and the password, whoever put them there."""
-        secrets = [self._key, self._userinfo, unquote(self._userinfo.partition(":")[2])]
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
+        for secret in (self._key, self._userinfo, self._userinfo.partition(":")[2]):
+            if len(secret) >= _SECRET:
+                text = text.replace(secret, "***")
         return text
+
+    def _shown(self, value: object) -> str:
+        """A value as it may stand in a message; cleaned first, so that no half of a key is left."""
+        return _short(self._clean(value if isinstance(value, str) else repr(value)))
 
 
 def _split_credentials(name: str, base_url: str) -> tuple[str, str]:
     """Address without credentials, and the credentials as 'user:password' ('' if there are none)."""
     parts = urlsplit(base_url)
-    user = ":".join(unquote(part) for part in (parts.username or "", parts.password or "")) if parts.username else ""
-    host = parts.netloc.rpartition("@")[2]
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if userinfo else ""
     shown = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigError(f"backend {name!r}: base_url={shown!r} must look like http://127.0.0.1:8000/v1")
@@ -371,18 +383,19 @@ def _sendable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _words(error: APIStatusError) -> str:
-    """What the server said, at most `_SHOWN` characters of it."""
+    """What the server said, in one line."""
     body = error.body
-    inner: object = body.get("message") or body.get("detail") if isinstance(body, dict) else body
-    text = inner if isinstance(inner, str) else json.dumps(inner if inner is not None else error.message, default=str)
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    said: object = body
+    if isinstance(body, dict):
+        said = body.get("message") or body.get("detail") or body
+    text = said if isinstance(said, str) else json.dumps(said, default=str)
+    named = [word for word in (error.param, error.code) if word and word not in text]
+    return " ".join(" ".join([text, *map(str, named)]).split())
 
 
 def _too_long(words: str) -> bool:
@@ -396,7 +409,5 @@ def _logprob(field: object) -> float | None:
     if not isinstance(tokens, list) or not tokens:
         return None
     values = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
-    if not all(isinstance(value, int | float) for value in values):
-        return None
-    total = math.fsum(values)
-    return min(total, 0.0) if math.isfinite(total) else None
+    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return min(math.fsum(numbers), 0.0) if len(numbers) == len(values) else None

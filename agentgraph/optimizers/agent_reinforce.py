@@ -47,10 +47,12 @@ class AgentReinforce(Optimizer):
         How many mixes of models the agent chooses to start from (the paper: 2).
     rate
         What part of each nudge is applied, in (0, 1].
+    revisit
+        How many plans of each round are contenders that get more marks, >= 0.
     """
 
-    def __init__(self, agent: Agent, *, mixes: int = 3, rate: float = 0.5) -> None:
-        self.agent, self.mixes, self.rate = agent, mixes, rate
+    def __init__(self, agent: Agent, *, mixes: int = 3, rate: float = 0.5, revisit: int = 2) -> None:
+        self.agent, self.mixes, self.rate, self.revisit = agent, mixes, rate, revisit
 
     def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
         super().setup(space, objective, rounds=rounds, call=call)
@@ -72,12 +74,16 @@ class AgentReinforce(Optimizer):
             plans = self._warm_up()
         else:
             plans = []
+        if plans:
+            return plans
         # A phase with nothing left to try (a budget of one call, say) draws at once.
-        return plans or draw_new(self.tables, k, rng, set(self._trials))
+        again = self._contenders()
+        return [*again, *draw_new(self.tables, max(1, k - len(again)), rng, set(self._trials))]
 
     def tell(self, trials: Sequence[Trial]) -> None:
+        fresh = [trial for trial in trials if trial.plan.id not in self._trials] or list(trials)
         self._trials.update((trial.plan.id, trial) for trial in trials)
-        evidence = self._evidence(trials)
+        evidence = self._evidence(fresh)
         before = tables_text(self.tables)
         if self.phase == "probe":
             shown, raw = self._start(evidence)
@@ -172,6 +178,14 @@ class AgentReinforce(Optimizer):
                 node = graph.nodes[0]
                 best[node.model] = max(best[node.model], (self.objective.utility(trial), node.role))
         return [best[name][1] for name in stage.pool.names]
+
+    def _contenders(self) -> list[Plan]:
+        """Plans that may be the best but have few marks: they are marked on this round's questions too."""
+        if self.phase != "search":
+            return []
+        hopeful = sorted(self._trials.values(), key=lambda t: (-(self.objective.utility(t) + t.stderr), t.number))
+        few = sorted(hopeful[: 2 * self.revisit], key=lambda t: len(t.marks))
+        return [trial.plan for trial in few[: self.revisit]]
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
