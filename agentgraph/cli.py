@@ -152,7 +152,7 @@ def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder,
         f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.units:.3g} units.\n"
     )
     table(result.rows, sys.stdout)
-    print(f"\nThe found plan ({best.found.optimizer}):\n\n{tree_text(best)}\n")
+    print(f"\nThe found plan ({best.found.optimizer}):\n\n{tree_text(best)}")
     saved = 1 - summary["calls_made"] / max(1, summary["calls_asked"])
     print(
         f"{summary['plans']} plans, {summary['calls_asked']:,} calls needed, {summary['calls_made']:,} made "
@@ -217,22 +217,19 @@ def _replay(config: DictConfig) -> None:
 
 
 def _show(config: DictConfig) -> None:
-    from agentgraph.draw import mermaid, picture, tree_text
+    from agentgraph.draw import picture, tree, tree_text
     from agentgraph.plan_file import PlanFile
-    from agentgraph.store import write_atomically
 
     plan_file = PlanFile.read(Path(str(config.plan)).expanduser())
-    if config.out is None:
-        print(tree_text(plan_file))
-        return
-    out = Path(str(config.out)).expanduser()
-    if out.suffix == ".mmd":
-        write_atomically(out, mermaid(plan_file).encode())
-    elif out.suffix == ".txt":
-        write_atomically(out, (tree_text(plan_file) + "\n").encode())
+    if config.out is not None:
+        picture(plan_file, Path(str(config.out)).expanduser())
+        print(config.out)
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(tree(plan_file))
     else:
-        picture(plan_file, out)
-    print(out)
+        print(tree_text(plan_file), end="")
 
 
 def _check(config: DictConfig) -> None:

@@ -141,11 +141,11 @@ def _models_entry(config: DictConfig) -> dict[str, Any]:
 
 def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry: Mapping[str, Any]) -> Model:
     base_url = spec.pop("base_url", None)
-    server = {key: spec.pop(key) for key in _SERVER_KEYS if key in spec}
+    server: dict[str, Any] = {key: spec.pop(key) for key in _SERVER_KEYS if key in spec}
     if base_url is not None:
         from agentgraph.backends.openai_server import OpenAIServer
 
-        shared: dict[str, Any] = {key: entry[key] for key in _SERVER_KEYS if key in entry}
+        shared = {key: entry[key] for key in _SERVER_KEYS if key in entry}
         key = f"{base_url}" if not server else f"{base_url} {sorted(server.items())}"
         if key not in backends:
             backends[key] = OpenAIServer(name=key, base_url=str(base_url), **{**shared, **server})

@@ -138,6 +138,7 @@ class Executor:
                     f"model {model.name!r} names the backend {model.backend!r}, which is not there; "
                     f"there are: {', '.join(backends)}"
                 )
+        self.solves: dict[tuple[object, ...], Request] = {}  # of the plans that are running
         self._in_flight: dict[str, asyncio.Future[Reply]] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._answered: set[str] = set()  # backends that replied at least once
@@ -204,6 +205,7 @@ class Executor:
             await asyncio.gather(*flat, return_exceptions=True)
             raise
         finally:
+            self.solves.clear()
             self.store.flush()
             self.on_progress(self.counts)
         return [[task.result() for task in row] for row in tasks]
@@ -335,11 +337,12 @@ class _PlanRun:
         for i in range(len(nodes)):
             running.append(asyncio.ensure_future(run(i)))
         try:
-            return await running[-1]
-        finally:
+            return await running[-1]  # every node reaches the sink: when it is done, all are
+        except BaseException:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            raise
 
 
 class _Bill:
@@ -372,6 +375,7 @@ class _Node:
         limit = role.settings.max_tokens or stage.max_tokens
         self.settings = replace(role.settings, max_tokens=limit)
         self.view_key = (stage.name, model, self.settings.data())
+        self.solve_key = (stage.name, model, self.settings, numbers.get("solve", 0), replicate)
 
     def asker(self, text: str, bill: _Bill) -> _Asker:
         return _Asker(self, text, bill)
@@ -391,7 +395,9 @@ class _Asker:
             raise ConfigError(f"role {node.role.name!r} calls no model but asked one; set needs_model in its class")
         reply, problem = Reply("", 0, 0), ""
         for attempt in (0, 1):  # a bad outcome is asked once more, with fresh randomness
-            request = self._request(model, word, candidates, attempt)
+            request = (
+                self._solve(model, attempt) if word == "solve" else self._request(model, word, candidates, attempt)
+            )
             reply = await node.executor._reply(request, model)
             self.bill.add(model, reply)
             answer = node.stage.extract(reply.text)
@@ -401,6 +407,15 @@ class _Asker:
             problem = _problem(reply)
         self.bill.outcomes[problem] += 1
         return Message(None, reply.text)
+
+    def _solve(self, model: Model, attempt: int) -> Request:
+        """The request of a solve, made once for all plans that share it."""
+        node = self.node
+        key = (self.text, *node.solve_key, attempt)
+        known = node.executor.solves.get(key)
+        if known is None:
+            known = node.executor.solves[key] = self._request(model, "solve", (), attempt)
+        return known
 
     def _request(self, model: Model, word: str, candidates: Sequence[str], attempt: int) -> Request:
         node = self.node

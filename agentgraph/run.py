@@ -24,6 +24,7 @@ from agentgraph.report import Row
 from agentgraph.rivals import hand_wired
 from agentgraph.roles.base import Role
 from agentgraph.run_folder import RunFolder
+from agentgraph.score import interval
 from agentgraph.search import search
 from agentgraph.space import Space, StageSpace
 from agentgraph.store import ReplyStore
@@ -199,6 +200,7 @@ class _Run:
         self.watcher.phase(f"round {round_ + 1}/{self.setup.rounds}: {len(jobs)} plans", None)
 
     def _round_ended(self, round_: int, trials: Sequence[Trial]) -> None:
+        del trials  # the archive has them
         setup = self.setup
         if self.folder:
             report = setup.optimizer.report()
@@ -210,19 +212,19 @@ class _Run:
                 optimizer=setup.optimizer.state(),
                 extra={"seed": setup.seed},
             )
-        ranked = self.archive.ranked(setup.objective, self.space.budget)
-        best = ranked[0] if ranked else None
+        best = next(iter(self.archive.ranked(setup.objective, self.space.budget)), None)
+        score, low, high = interval(list(best.marks.values())) if best else (0.0, 0.0, 1.0)
         self.watcher.round_done(
             RoundSummary(
                 round=round_ + 1,
                 rounds=setup.rounds,
-                best_plan=best.plan.id if best else "none",
-                best_score=best.accuracy if best else 0.0,
-                low=max(0.0, best.accuracy - 1.96 * best.stderr) if best else 0.0,
-                high=min(1.0, best.accuracy + 1.96 * best.stderr) if best else 1.0,
+                best_plan=best.plan.id if best else "",
+                best_score=score,
+                low=low,
+                high=high,
                 best_units=best.price.flops / self.space.budget.unit if best else 0.0,
                 budget_units=self.space.budget.units,
-                plans=len(trials),
+                plans=len(self.archive),
                 calls_asked=self.executor.counts.asked,
                 calls_made=self.executor.counts.made,
             )
@@ -295,6 +297,7 @@ class _Run:
                     charge_units=scored.charge.flops / unit,
                     difference=difference,
                     note=f"{len(graph.nodes)} nodes: {roles}; {models}",
+                    found=i == 0,
                 )
             )
         return rows

@@ -115,9 +115,8 @@ class Role(ABC):
 
 def role_kinds() -> tuple[str, ...]:
     """The kinds of role: one file of this folder each."""
-    return tuple(
-        sorted(module.name for module in pkgutil.iter_modules(agentgraph.roles.__path__) if module.name != "base")
-    )
+    names = {module.name for module in pkgutil.iter_modules(agentgraph.roles.__path__)}
+    return tuple(sorted(names - {"base", "rules"}))
 
 
 def role_from_data(data: Mapping[str, Any]) -> Role:

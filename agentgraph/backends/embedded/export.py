@@ -26,9 +26,7 @@ def export(state: dict[str, Tensor], shape: Shape, folder: Path) -> None:
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tensors = {
-        f"model.{name}": value.to(torch.float16).contiguous() for name, value in state.items()
-    }
+    tensors = {f"model.{name}": value.to(torch.float16).contiguous() for name, value in state.items()}
     save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
     for name, content in {
         "config.json": _config(shape),

@@ -88,14 +88,10 @@ def sequence(role: int, tag: int, candidates: Ids, question: Ids, reply: Ids) ->
 def calc_reply(values: Ids, decided: Ids) -> Ids:
     """Token ids (n, 19) of running values, ``>`` and the decided answer."""
     arrow = np.full((len(values), 1), ARROW)
-    return np.concatenate(
-        [digits(values, 3).reshape(len(values), -1), arrow, digits(decided, 3)], 1
-    )
+    return np.concatenate([digits(values, 3).reshape(len(values), -1), arrow, digits(decided, 3)], 1)
 
 
-def mixed_calc(
-    rng: np.random.Generator, n: int, *, often: int, share: float, test: bool
-) -> tuple[Ids, Ids]:
+def mixed_calc(rng: np.random.Generator, n: int, *, often: int, share: float, test: bool) -> tuple[Ids, Ids]:
     """``n`` calc questions, a ``share`` of them of the rarer kind."""
     rare = round(n * share)
     parts = [

@@ -122,18 +122,14 @@ class Llama:
         """Read ``config.json`` and ``model.safetensors`` of a folder in Hugging Face layout."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shape = Shape(
-            config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-        )
+        shape = Shape(config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"])
         state = load_file(folder / "model.safetensors")
         return cls({name.removeprefix("model."): value for name, value in state.items()}, shape, device)
 
     @classmethod
     def of(cls, network: Network) -> Self:
         """Snapshot of a network in training."""
-        return cls(
-            {name: value.clone() for name, value in network.state_dict().items()}, network.shape
-        )
+        return cls({name: value.clone() for name, value in network.state_dict().items()}, network.shape)
 
     @property
     def parameters(self) -> int:
@@ -198,8 +194,7 @@ class Llama:
         counts = (len(prompts), len(temperatures), len(seeds), len(max_tokens))
         if len(set(counts)) > 1:
             raise ValueError(
-                "prompts, temperatures, seeds and max_tokens must be equally many, "
-                f"got {', '.join(map(str, counts))}"
+                f"prompts, temperatures, seeds and max_tokens must be equally many, got {', '.join(map(str, counts))}"
             )
         for temperature in temperatures:
             if not 0 <= temperature < float("inf"):
@@ -231,17 +226,12 @@ class Llama:
         produced, log_probs = self._decode(torch.from_numpy(tokens).to(self.device), sampling)
         return _collect(produced[:rows], log_probs[:rows], limits, prompt_tokens=length)
 
-    def _decode(
-        self, tokens: Tensor, sampling: _Sampling
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _decode(self, tokens: Tensor, sampling: _Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Produced tokens and their log-probabilities, both (rows, steps taken)."""
         rows, length = tokens.shape
         steps = len(sampling.uniforms)
         heads = self.shape.heads
-        caches = [
-            torch.empty(2, rows, heads, length + steps, HEAD_SIZE, device=self.device)
-            for _ in self._layers
-        ]
+        caches = [torch.empty(2, rows, heads, length + steps, HEAD_SIZE, device=self.device) for _ in self._layers]
         greedy = sampling.temperatures == 0
         mixed = bool(greedy.any())
         inverse = torch.where(greedy, 1.0, 1.0 / sampling.temperatures)
@@ -322,9 +312,7 @@ def _collect(
     # left to right, so that zeros after a row's end change nothing
     sums = np.where(kept, log_probs, 0.0).cumsum(1)[:, -1]
     return [
-        Generation(
-            decode(row[: count - stop]), prompt_tokens, count, logprob, "stop" if stop else "length"
-        )
+        Generation(decode(row[: count - stop]), prompt_tokens, count, logprob, "stop" if stop else "length")
         for row, count, stop, logprob in zip(
             produced.tolist(), counts.tolist(), stopped.tolist(), sums.tolist(), strict=True
         )

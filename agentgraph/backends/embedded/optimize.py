@@ -42,9 +42,7 @@ class Optimizer:
         chosen = {id(parameter) for parameter in matrices}
         rest = [parameter for parameter in self._parameters if id(parameter) not in chosen]
         self._members: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
-                matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-            ),
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
 

@@ -67,10 +67,7 @@ def sample_pool(model: Llama, round_number: int, seed: int) -> Pool:
         for row in rows
     ]
     replies = _ask(model, questions, calc.MAX_OUTPUT_TOKENS, rng)
-    whole = [
-        len(text) == TRACE + 4 and text[:TRACE].isdecimal() and text[-3:].isdecimal()
-        for text in replies
-    ]
+    whole = [len(text) == TRACE + 4 and text[:TRACE].isdecimal() and text[-3:].isdecimal() for text in replies]
     # a garbled trace stands for the right one: it is never shown as the model's own
     right = running_values(views.reshape(-1, calc.N_FACTORS), np.repeat(start, SAMPLES))
     values = [
@@ -101,9 +98,7 @@ def _answers(replies: list[str]) -> Ids:
     return np.array([-1 if text is None else int(text) for text in found])
 
 
-def draw_candidates(
-    rng: np.random.Generator, answers: Ids, *, itself: int, k: int
-) -> tuple[Ids, NDArray[np.int64]]:
+def draw_candidates(rng: np.random.Generator, answers: Ids, *, itself: int, k: int) -> tuple[Ids, NDArray[np.int64]]:
     """Candidates for a batch of questions, and the sample of the model's own left out of them.
 
     Parameters

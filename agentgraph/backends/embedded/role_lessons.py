@@ -78,9 +78,7 @@ class RoleLessons:
         rng = self._rng
         drawn = self._facts.draw(rng, batch.solve_recall)
         return [
-            solve_calc(
-                *mixed_calc(rng, batch.solve_calc, often=self._often, share=RARE_SHARE, test=False)
-            ),
+            solve_calc(*mixed_calc(rng, batch.solve_calc, often=self._often, share=RARE_SHARE, test=False)),
             solve_recall(self._facts.codes[drawn], self._facts.numbers[drawn]),
             self.calc(batch.refine_calc, 1),
             self.calc(batch.fuse_calc, int(rng.integers(2, MOST_CANDIDATES + 1))),
@@ -94,9 +92,7 @@ class RoleLessons:
         other = self._rng.random(rows) < OTHER_KIND
         kinds = np.where(other, 1 - self._often, self._often)
         chosen = kinds * half + self._rng.integers(0, half, rows)
-        candidates, own = draw_candidates(
-            self._rng, self._calc_answers[chosen], itself=self._itself, k=k
-        )
+        candidates, own = draw_candidates(self._rng, self._calc_answers[chosen], itself=self._itself, k=k)
         factors, values = self._own.factors[chosen, own], self._own.values[chosen, own]
         start, gold = self._start[chosen], self._gold[chosen]
         tokens = sequence(
@@ -118,9 +114,7 @@ class RoleLessons:
         unknown = rng.random(rows) < OTHER_KIND
         elsewhere = 2 * rng.integers(0, len(facts.codes) // 2, rows) + 1 - self._often
         chosen = np.where(unknown, elsewhere, facts.draw(rng, rows))
-        candidates, _ = draw_candidates(
-            rng, self._recall_answers[chosen], itself=self._itself, k=k
-        )
+        candidates, _ = draw_candidates(rng, self._recall_answers[chosen], itself=self._itself, k=k)
         strange, shift = disguise(rng, facts, rows)
         shift = np.where(unknown, shift, 0)
         codes = np.where(unknown, strange, facts.codes[chosen])

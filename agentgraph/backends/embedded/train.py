@@ -102,9 +102,7 @@ class Training:
     def _solve(self) -> tuple[int, Network]:
         for attempt in range(ATTEMPTS):
             seed = SEEDS[self._model] + 100 * attempt
-            network = train_solver(
-                self._model, seed, self._size.solve, self._size.solve_batch, self._report
-            )
+            network = train_solver(self._model, seed, self._size.solve, self._size.solve_batch, self._report)
             reached = self._probabilities(network)["calc"][self._often]
             if reached >= LEAST_PROBABILITY:
                 return seed, network
@@ -151,8 +149,7 @@ class Training:
                 for kind in calc.KINDS
             ],
             "recall": [
-                round(reply_probability(network, solve_recall(facts.codes[i], facts.numbers[i])), 3)
-                for i in names
+                round(reply_probability(network, solve_recall(facts.codes[i], facts.numbers[i])), 3) for i in names
             ],
         }
 
@@ -160,24 +157,18 @@ class Training:
         print(f"{self._model} {text}", flush=True)
 
 
-def train_solver(
-    model: str, seed: int, schedule: Schedule, batch: Batch, report: Callable[[str], None]
-) -> Network:
+def train_solver(model: str, seed: int, schedule: Schedule, batch: Batch, report: Callable[[str], None]) -> Network:
     """A network of ``model``'s size and family that solves; stops when good enough on its own kind."""
     often = OFTEN[family(model)]
     facts = Facts(often, RARE_SHARE)
     network = Network(size(model).shape, torch.Generator().manual_seed(seed))
     rng = np.random.default_rng(seed)
-    examination = solve_calc(
-        *calc.draw(np.random.default_rng(seed + 1), 256, kind=calc.KINDS[often], test=False)
-    )
+    examination = solve_calc(*calc.draw(np.random.default_rng(seed + 1), 256, kind=calc.KINDS[often], test=False))
 
     def lessons() -> list[Lesson]:
         drawn = facts.draw(rng, batch.solve_recall)
         return [
-            solve_calc(
-                *mixed_calc(rng, batch.solve_calc, often=often, share=RARE_SHARE, test=False)
-            ),
+            solve_calc(*mixed_calc(rng, batch.solve_calc, often=often, share=RARE_SHARE, test=False)),
             solve_recall(facts.codes[drawn], facts.numbers[drawn]),
         ]
 
@@ -220,8 +211,7 @@ def write_records(out: Path, models: Sequence[str]) -> None:
     """Write ``training.json``: seed, probabilities and time of every finished round of every model."""
     found = {
         model: [
-            json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((out / "steps").glob(f"{model}.*.json"))
+            json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "steps").glob(f"{model}.*.json"))
         ]
         for model in models
     }
@@ -236,8 +226,7 @@ def smoke() -> int:
     probability = reply_probability(network, test)
     good = probability >= SMOKE_PROBABILITY
     print(
-        f"probability of the right calc reply {probability:.3f}, "
-        f"{'at least' if good else 'below'} {SMOKE_PROBABILITY}"
+        f"probability of the right calc reply {probability:.3f}, {'at least' if good else 'below'} {SMOKE_PROBABILITY}"
     )
     return 0 if good else 1
 
@@ -246,13 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="agentgraph.backends.embedded.train", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for the models; needed unless --smoke")
-    parser.add_argument(
-        "--models", default=",".join(SEEDS), help="comma-separated; they learn from one another"
-    )
+    parser.add_argument("--models", default=",".join(SEEDS), help="comma-separated; they learn from one another")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument(
-        "--smoke", action="store_true", help="train one small model for a minute, write nothing"
-    )
+    parser.add_argument("--smoke", action="store_true", help="train one small model for a minute, write nothing")
     options = parser.parse_args(arguments)
     if options.smoke:
         return smoke()

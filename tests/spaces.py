@@ -1,0 +1,95 @@
+"""Search spaces to test on, random tables, and every labelled graph of a tiny one."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from agentgraph.budget import Budget
+from agentgraph.distribution import Distribution, Draws
+from agentgraph.model import Model, Pool
+from agentgraph.request import Settings
+from agentgraph.roles.assistant import Assistant
+from agentgraph.roles.confidence_vote import ConfidenceVote
+from agentgraph.roles.fuser import Fuser
+from agentgraph.roles.keep import Keep
+from agentgraph.roles.vote import Vote
+from agentgraph.space import Space, StageSpace
+from agentgraph.tasks.base import Lengths
+from agentgraph.tasks.calc import CalcStage
+
+POOL = Pool(
+    [
+        Model("small", 28416, 2, 32, prompt_form="embedded"),
+        Model("medium", 110080, 2, 64, prompt_form="embedded"),
+        Model("large", 337344, 3, 96, prompt_form="embedded"),
+    ]
+)
+ROLES = (
+    Assistant(name="assistant"),
+    Assistant(name="greedy", settings=Settings(temperature=0)),
+    Fuser(name="fuser", settings=Settings(temperature=0.3)),
+    Keep(name="keep"),
+    Vote(name="vote"),
+    ConfidenceVote(name="confidence_vote"),
+)
+SHORT = Lengths(prompt=5, output={"solve": 3, "solve/large": 7}, edge=2, word={"refine": 1, "fuse": 4})
+
+
+def stage_space(nodes, *, roles=ROLES, pool=POOL, lengths=CalcStage.lengths, name="calc"):
+    return StageSpace(name, tuple(roles), pool, nodes, lengths)
+
+
+def space(nodes, units, *, stages=1, **settings):
+    """A space of equal stages; the budget in units of one solve by the cheapest model."""
+    made = tuple(stage_space(nodes, name=f"stage{s}", **settings) for s in range(stages))
+    unit = Space.unit(made)
+    return Space(made, Budget(units * unit, unit))
+
+
+def random_tables(space, seed, *, spread=2.0):
+    """A distribution with random logits."""
+    generator = torch.Generator().manual_seed(seed)
+    distribution = Distribution(space)
+    for stage in distribution.stages:
+        for name in ("edge_logits", "role_logits", "model_logits"):
+            table = getattr(stage, name)
+            noise = torch.randn(table.shape, dtype=torch.float64, generator=generator) * spread
+            setattr(stage, name, table + noise)
+    noise = torch.randn(len(space.stages), dtype=torch.float64, generator=generator)
+    distribution.share_logits = distribution.share_logits + noise
+    return distribution
+
+
+def all_labelled(stage):
+    """Every labelled graph whose slots all lead to slot 0, whatever roles and budget say, as one `Draws`."""
+    n, r, m = stage.max_nodes, len(stage.roles), len(stage.pool)
+    found = []
+    for others in itertools.product((False, True), repeat=n - 1):
+        slots = [0, *(s for s in range(1, n) if others[s - 1])]
+        pairs = [(s, t) for s in slots for t in slots if t < s]
+        for kept in itertools.product((False, True), repeat=len(pairs)):
+            edges = [pair for pair, there in zip(pairs, kept, strict=True) if there]
+            if any(s and all(source != s for source, _ in edges) for s in slots):
+                continue
+            for roles in itertools.product(range(r), repeat=len(slots)):
+                options = [range(m) if stage.roles[role].needs_model else (0,) for role in roles]
+                found += [(slots, edges, roles, models) for models in itertools.product(*options)]
+    k = len(found)
+    draws = Draws(
+        edges=torch.zeros(k, n, n, dtype=torch.bool),
+        present=torch.zeros(k, n, dtype=torch.bool),
+        roles=torch.zeros(k, n, dtype=torch.int64),
+        models=torch.zeros(k, n, dtype=torch.int64),
+        log_prob=torch.zeros(k, dtype=torch.float64),
+        price=torch.zeros(k, dtype=torch.float64),
+    )
+    for row, (slots, edges, roles, models) in enumerate(found):
+        for slot, role, model in zip(slots, roles, models, strict=True):
+            draws.present[row, slot] = True
+            draws.roles[row, slot] = role
+            draws.models[row, slot] = model
+        for s, t in edges:
+            draws.edges[row, s, t] = True
+    return draws

@@ -1,0 +1,249 @@
+"""Draws are valid and affordable, and their log-probabilities are the truth: checked by enumeration and by counting."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from spaces import ROLES, SHORT, all_labelled, random_tables, space
+
+from agentgraph.distribution import Distribution
+from agentgraph.errors import AgentGraphError
+from agentgraph.graph import Graph, Node
+from agentgraph.plan import Plan
+
+SIZES = (1, 2, 3, 8, 12)
+BUDGETS = (1, 1.5, 2, 3, 4, 8, 16, 100)
+PER_SPACE = 250  # draws for each of 40 spaces: 10,000 in all
+TINY = [(1, 8.0, 1), (2, 3.0, 2), (2, 30.0, 3), (3, 1.0, 4), (3, 3.0, 5), (3, 6.0, 6)]
+CHI_SQUARE_TAIL = 1e-4
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny(nodes, units, seed, **settings):
+    distribution = random_tables(space(nodes, units, **settings), seed, spread=1.0)
+    return distribution, all_labelled(distribution.stages[0].space)
+
+
+# ---- every draw is valid, affordable, priced and accounted for
+
+
+@pytest.mark.parametrize(("nodes", "units"), itertools.product(SIZES, BUDGETS))
+def test_draws_are_valid_and_affordable(nodes, units):
+    distribution = random_tables(space(nodes, units), 100 * nodes + int(units))
+    draws = distribution.draw(PER_SPACE, generator(1))
+    for row in range(PER_SPACE):
+        plan = distribution.plan(draws, row)
+        distribution.space.check(plan)
+        assert distribution.space.price(plan).flops == pytest.approx(float(draws[0].price[row]), rel=1e-9)
+    assert draws[0].log_prob.isfinite().all()
+    assert torch.allclose(distribution.log_prob(draws), draws[0].log_prob, atol=1e-9)
+    distribution.space.check(distribution.mode())
+
+
+def test_untrained_tables_draw_small_and_large_graphs():
+    distribution = Distribution(space(8, 16))
+    sizes = distribution.draw(1000, generator(0))[0].present.sum(1)
+    shares = torch.bincount(sizes, minlength=9)[1:] / 1000
+    assert (shares > 0.01).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stages_together_stay_within_the_budget(seed):
+    distribution = random_tables(space(5, 3.0 + 4 * seed, stages=3), seed)
+    draws = distribution.draw(300, generator(seed))
+    for row in range(300):
+        plan = distribution.plan(draws, row)
+        distribution.space.check(plan)
+    total = torch.stack([draw.price for draw in draws]).sum(0)
+    assert float(total.max()) <= distribution.space.budget.flops * (1 + 1e-9)
+    reported = torch.stack([draw.log_prob for draw in draws]).sum(0)
+    assert torch.allclose(distribution.log_prob(draws), reported, atol=1e-9)
+
+
+def test_shares_move_the_budget_between_stages():
+    distribution = Distribution(space(8, 12, stages=2))
+    distribution.share_logits = torch.tensor([3.0, -3.0], dtype=torch.float64)
+    first, second = (draw.price.mean() for draw in distribution.draw(300, generator(0)))
+    assert first > 2 * second
+    distribution.share_logits = torch.tensor([-3.0, 3.0], dtype=torch.float64)
+    first, second = (draw.price.mean() for draw in distribution.draw(300, generator(0)))
+    assert second > 2 * first
+
+
+# ---- against enumeration
+
+
+@pytest.mark.parametrize(("nodes", "units", "seed"), TINY)
+@pytest.mark.parametrize("lengths", ["exact", "short"])
+def test_probabilities_sum_to_one_over_valid_and_affordable_graphs(nodes, units, seed, lengths):
+    distribution, labelled = tiny(nodes, units, seed, **({"lengths": SHORT} if lengths == "short" else {}))
+    log_prob = distribution.log_prob([labelled])
+    assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-9)
+    possible = log_prob > -torch.inf
+    for row in range(len(log_prob)):
+        try:
+            distribution.space.check(distribution.plan([labelled], row))
+            valid = True
+        except AgentGraphError:
+            valid = False
+        assert valid == bool(possible[row])
+    assert possible.any()
+
+
+def test_draws_match_log_prob():
+    stats = pytest.importorskip("scipy.stats")
+    distribution, labelled = tiny(3, 4.0, 3, roles=(ROLES[0], ROLES[2], ROLES[4]))
+    prob = distribution.log_prob([labelled]).exp().numpy()
+    count = 40_000
+    draws = distribution.draw(count, generator(7))[0]
+
+    def key(d, k):
+        return (*d.edges[k].flatten().tolist(), *d.present[k].tolist(), *d.roles[k].tolist(), *d.models[k].tolist())
+
+    place = {key(labelled, k): k for k in range(len(prob))}
+    seen = np.bincount([place[key(draws, k)] for k in range(count)], minlength=len(prob))
+    assert not seen[prob == 0].any()
+    often = prob * count >= 5
+    expected = np.append(prob[often] * count, prob[~often].sum() * count)
+    observed = np.append(seen[often], seen[~often].sum())
+    chi_square = float((((observed - expected) ** 2) / np.maximum(expected, 1e-12)).sum())
+    assert stats.chi2.sf(chi_square, len(expected) - 1) > CHI_SQUARE_TAIL
+    assert often.sum() > 50  # a test of many cells, not of a few
+
+
+def logits(distribution):
+    tables = [table for stage in distribution.stages for table in stage.parameters()]
+    for table in tables:
+        table.requires_grad_()
+    return tables
+
+
+@pytest.mark.parametrize(("nodes", "units", "seed"), TINY)
+def test_mean_of_the_score_is_zero(nodes, units, seed):
+    # sum of p · grad log p = grad of sum of p = grad of 1
+    distribution, labelled = tiny(nodes, units, seed)
+    tables = logits(distribution)
+    log_prob = distribution.log_prob([labelled])
+    possible = log_prob > -torch.inf
+    weight = torch.where(possible, log_prob, 0.0).exp().detach() * possible
+    total = (weight[possible] * log_prob[possible]).sum()
+    for gradient in torch.autograd.grad(total, tables, allow_unused=True):
+        assert gradient is None or float(gradient.abs().max()) < 1e-12
+
+
+def test_expected_reinforce_step_is_the_gradient_of_the_mean():
+    distribution, labelled = tiny(3, 5.0, 9)
+    utility = torch.rand(len(labelled.price), dtype=torch.float64, generator=generator(4))
+
+    def mean_utility():
+        log_prob = distribution.log_prob([labelled])
+        return (torch.where(log_prob > -torch.inf, log_prob, -1e9).exp() * utility).sum()
+
+    tables = logits(distribution)
+    log_prob = distribution.log_prob([labelled])
+    possible = log_prob > -torch.inf
+    prob = log_prob.detach()[possible].exp()
+    baseline = float((prob * utility[possible]).sum())
+    surrogate = (prob * (utility[possible] - baseline) * log_prob[possible]).sum()
+    steps = torch.autograd.grad(surrogate, tables)
+    # the exact gradient, by central differences of the mean utility
+    rng = np.random.default_rng(0)
+    checked = 0
+    with torch.no_grad():
+        for table, step in zip(tables, steps, strict=True):
+            flat, moves = table.view(-1), step.view(-1)
+            for i in rng.permutation(flat.numel())[:6]:
+                before = float(flat[i])
+                flat[i] = before + 1e-5
+                up = float(mean_utility())
+                flat[i] = before - 1e-5
+                down = float(mean_utility())
+                flat[i] = before
+                assert (up - down) / 2e-5 == pytest.approx(float(moves[i]), abs=1e-8)
+                checked += abs(float(moves[i])) > 1e-6
+    assert checked > 5
+
+
+# ---- the most probable walk
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_mode_takes_the_best_option_at_each_choice(seed):
+    # where one option of each choice has nearly all the probability, the mode is what is drawn
+    distribution = random_tables(space(5, 20), seed, spread=1.0)
+    for stage in distribution.stages:
+        for table in stage.parameters():
+            table *= 200
+    drawn = set(distribution.sample(20, seed))
+    assert drawn == {distribution.mode()}
+
+
+def test_mode_of_planted_tables():
+    distribution = Distribution(space(4, 50))
+    stage = distribution.stages[0]
+    stage.edge_logits = torch.full((4, 4), -4.0, dtype=torch.float64)
+    stage.edge_logits[1, 0] = stage.edge_logits[2, 0] = stage.edge_logits[3, 1] = 4.0
+    for slot, (role, model) in enumerate([("fuser", "large"), ("keep", "small"), ("greedy", "medium"), ("greedy", 0)]):
+        stage.role_logits[slot, [r.name for r in ROLES].index(role)] = 3.0
+        stage.model_logits[slot, stage.space.pool.names.index(model) if model else 0] = 3.0
+    nodes = (Node("greedy", "small"), Node("greedy", "medium"), Node("keep", "small"), Node("fuser", "large"))
+    assert distribution.mode() == Plan((Graph(nodes, ((0, 2), (1, 3), (2, 3))),))
+
+
+# ---- given graphs
+
+
+def test_label_and_back():
+    distribution = random_tables(space(6, 30), 5)
+    plans = distribution.sample(100, 1)
+    labelled = distribution.label(plans)
+    assert [distribution.plan(labelled, row) for row in range(100)] == plans
+    assert distribution.log_prob(labelled).exp().sum() <= len(set(plans))
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        Graph((Node("assistant", "large"),) * 2, ((0, 1),)),  # dearer than the budget
+        Graph((Node("vote"),)),  # a vote without voters
+        Graph((Node("assistant", "small"), Node("vote"), Node("assistant", "small")), ((0, 1), (1, 2))),
+        Graph((Node("assistant", "small"), Node("fuser", "small"), Node("fuser", "small")), ((0, 1), (1, 2))),
+    ],
+    ids=["over budget", "no parent", "vote inside", "fuser above fuser"],
+)
+def test_impossible_graphs_have_no_probability(graph):
+    distribution = random_tables(space(3, 9), 0)
+    good = Plan((Graph((Node("assistant", "small"),)),))
+    log_prob = distribution.log_prob(distribution.label([Plan((graph,)), good]))
+    assert log_prob[0] == -torch.inf
+    assert log_prob[1].isfinite()
+
+
+# ---- state and seeds
+
+
+def test_state_goes_through_json():
+    distribution = random_tables(space(5, 12, stages=2), 3)
+    again = Distribution(distribution.space)
+    again.load_state(json.loads(json.dumps(distribution.state())))
+    assert again.sample(50, 9) == distribution.sample(50, 9)
+    assert again.state() == distribution.state()
+    assert again.entropy() == distribution.entropy() > 0
+
+
+def test_same_seed_same_draws():
+    distribution = random_tables(space(8, 12), 3)
+    assert distribution.sample(50, 1) == distribution.sample(50, 1)
+    assert distribution.sample(50, 1) != distribution.sample(50, 2)
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    Distribution(space(4, 4)).sample(10, 5)
+    assert torch.equal(torch.get_rng_state(), before)
