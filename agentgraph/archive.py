@@ -41,21 +41,35 @@ class Archive:
     def _open(self, path: Path, keep: int) -> None:
         try:
             path.touch()
+            size = path.stat().st_size
+            if size < keep:
+                raise RunError(f"{path} has {size} bytes, the saved state says {keep}; it was changed, start a new run")
             os.truncate(path, keep)
             lines = path.read_bytes().splitlines()
         except OSError as error:
             raise RunError(f"cannot open {path}: {error.strerror}; choose another run folder") from error
         self.size = keep
-        for line in lines:
-            self._fold(json.loads(line))
+        for number, line in enumerate(lines, start=1):
+            try:
+                self._fold(json.loads(line))
+            except (ValueError, TypeError, KeyError) as error:
+                raise RunError(f"{path}, line {number} is not a trial ({error}); start a new run") from error
 
     def _fold(self, entry: dict[str, Any]) -> None:
         plan = Plan.from_compact(entry["plan"])
         trial = self._trial(plan, round_=entry["round"], price=Cost(**entry["price"]))
-        trial.marks.update(entry["marks"])
-        trial.charged = trial.charged + Cost(**entry["charged"])
-        trial.outcomes.update(Counter(entry["outcomes"]))
-        trial.failures += entry["failures"]
+        trial.merge(
+            Trial(
+                trial.number,
+                plan,
+                trial.round,
+                trial.price,
+                entry["marks"],
+                Cost(**entry["charged"]),
+                Counter(entry["outcomes"]),
+                entry["failures"],
+            )
+        )
 
     def _trial(self, plan: Plan, *, round_: int, price: Cost) -> Trial:
         if plan.id not in self._by_plan:
@@ -83,20 +97,18 @@ class Archive:
         trials: dict[int, Trial] = {}
         for plan, price, answers in scored:
             trial = self._trial(plan, round_=round_, price=price)
-            before = Trial(trial.number, plan, round_, price)
+            new = Trial(trial.number, plan, round_, price)
             for answer in answers:
                 if answer.question not in trial.marks:
-                    before.add(answer)
-            for answer in answers:
-                trial.add(answer)
-            if before.marks or before.failures:
-                lines.append(_line(before))
+                    new.add(answer)
+            trial.merge(new)  # as `_fold` does, so that memory and file agree to the last bit
+            if new.marks or new.failures:
+                lines.append(_line(new))
             trials[trial.number] = trial
         self._append(b"".join(lines))
         return list(trials.values())
 
     def _append(self, block: bytes) -> None:
-        self.size += len(block)
         if self.path is None:
             return
         try:
@@ -105,10 +117,11 @@ class Archive:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            os.truncate(self.path, self.size - len(block))
+            os.truncate(self.path, self.size)
             raise RunError(
                 f"cannot write {self.path}: {error.strerror}; free some space, then go on with run=<folder>"
             ) from error
+        self.size += len(block)
 
     def ranked(self, objective: Objective, budget: Budget) -> list[Trial]:
         """Trials within the budget in price and in charge, best first.

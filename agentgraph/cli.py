@@ -152,11 +152,13 @@ def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder,
         f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.units:.3g} units.\n"
     )
     table(result.rows, sys.stdout)
-    print(f"\nThe found plan ({best.found.optimizer}):\n\n{tree_text(best)}")
+    print(f"\nThe found plan, by {best.found.optimizer}:\n\n{tree_text(best)}")
     saved = 1 - summary["calls_made"] / max(1, summary["calls_asked"])
     print(
         f"{summary['plans']} plans, {summary['calls_asked']:,} calls needed, {summary['calls_made']:,} made "
-        f"({saved:.0%} had been made before), {summary['calls_failed']} failed, {summary['seconds']} s"
+        f"({saved:.0%} had been made before), {summary['calls_failed']} failed, "
+        f"{summary['tokens_spent']:,} tokens; the agent made {summary['agent_calls']} calls of "
+        f"{summary['agent_tokens']:,} tokens; {summary['seconds']} s"
     )
     print(f"Files: {folder.path}")
     print(f"Replay: agentgraph replay plan={folder.best} {_same_choices(folder)}".rstrip())

@@ -154,9 +154,7 @@ def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry:
     backend = backends.get(str(spec.get("backend")))
     if backend is None:
         raise ConfigError(f"model {name!r} has neither base_url nor a known backend ({', '.join(backends) or 'none'})")
-    prints = getattr(backend, "fingerprint", None)
-    if prints is not None:
-        spec.setdefault("fingerprint", prints(spec.get("served_as") or name))
+    spec.setdefault("fingerprint", backend.fingerprint(str(spec.get("served_as") or name)))
     known = Model.__dataclass_fields__.keys()
     strange = sorted(set(spec) - set(known))
     if strange:

@@ -270,6 +270,7 @@ class _Walk:
 
     def _categorical(self, logits: Tensor, allowed: Tensor, there: Tensor, given: Tensor | None) -> Tensor:
         """Choose among allowed options, shape (K, options), in the rows that are there."""
+        there = there.clone()  # a view of `present`, which changes before gradients are taken
         allowed = allowed | ~there[:, None]  # rows that are not there draw nothing that counts
         if given is not None:
             impossible = there & ~allowed.gather(1, given[:, None])[:, 0]

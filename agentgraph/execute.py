@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
 from agentgraph.backends.base import Backend
-from agentgraph.budget import Cost, Tokens
+from agentgraph.budget import Cost, Tokens, flops
 from agentgraph.errors import BackendError, ConfigError
 from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
@@ -70,6 +70,10 @@ class Counts:
         Tokens of the calls made, prompt and output.
     flops
         FLOPs of the calls made.
+    agent_calls, agent_tokens
+        The search's own: calls made by its agent, and their tokens; not in the figures above.
+    questions, questions_total
+        Questions done and to do in the jobs that are running.
     """
 
     asked: int = 0
@@ -77,6 +81,8 @@ class Counts:
     failed: int = 0
     tokens: int = 0
     flops: float = 0.0
+    agent_calls: int = 0
+    agent_tokens: int = 0
     questions: int = 0
     questions_total: int = 0
 
@@ -139,7 +145,7 @@ class Executor:
                     f"there are: {', '.join(backends)}"
                 )
         self.solves: dict[tuple[object, ...], Request] = {}  # of the plans that are running
-        self._in_flight: dict[str, asyncio.Future[Reply]] = {}
+        self._in_flight: dict[str, asyncio.Task[Reply]] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._answered: set[str] = set()  # backends that replied at least once
         self._flush_due = False
@@ -166,8 +172,9 @@ class Executor:
 
     def ask(self, request: Request, backend: str) -> Reply:
         """One request outside any plan (an agent's), stored like all others."""
-        model = Model(request.model, 1.0, backend=backend)
-        return self._call(self._reply(request, model))
+        if backend not in self.backends:
+            raise ConfigError(f"the agent's backend {backend!r} is not there; there are: {', '.join(self.backends)}")
+        return self._call(self._agent_reply(request, backend))
 
     def close(self) -> None:
         """Close the backends and stop the event loop."""
@@ -184,6 +191,18 @@ class Executor:
         except KeyboardInterrupt:
             future.cancel()
             raise
+
+    async def _agent_reply(self, request: Request, backend: str) -> Reply:
+        stored = self.store.get(request.key)
+        if stored is not None:
+            return stored
+        self._broken = None
+        reply = await self._tried(request, self.backends[backend])
+        self.counts.agent_calls += 1
+        self.counts.agent_tokens += reply.prompt_tokens + reply.output_tokens
+        self.store.put(request.key, reply)
+        self.store.flush()
+        return reply
 
     async def _close(self) -> None:
         self.store.flush()
@@ -205,9 +224,14 @@ class Executor:
             await asyncio.gather(*flat, return_exceptions=True)
             raise
         finally:
+            left = list(self._in_flight.values())  # asked for questions that were given up
+            for sending in left:
+                sending.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
             self.solves.clear()
             self.store.flush()
             self.on_progress(self.counts)
+        self.check_broken()
         return [[task.result() for task in row] for row in tasks]
 
     async def _reply(self, request: Request, model: Model) -> Reply:
@@ -216,27 +240,15 @@ class Executor:
         stored = self.store.get(request.key)
         if stored is not None:
             return stored
-        waiting = self._in_flight.get(request.key)
-        if waiting is not None:
-            return await asyncio.shield(waiting)
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        self._in_flight[request.key] = future
-        try:
-            reply = await self._send(request, model)
-        except BaseException as error:
-            future.set_exception(error if isinstance(error, BackendError) else asyncio.CancelledError())
-            future.exception()  # whoever waits sees it; nobody waiting is no accident
-            raise
-        else:
-            future.set_result(reply)
-            return reply
-        finally:
-            del self._in_flight[request.key]
+        if request.key not in self._in_flight:
+            # A task of its own: a question that is given up must not take the reply from others that wait for it.
+            sending = asyncio.ensure_future(self._send(request, model))
+            self._in_flight[request.key] = sending
+            sending.add_done_callback(lambda _: self._in_flight.pop(request.key, None))
+        return await asyncio.shield(self._in_flight[request.key])
 
     async def _send(self, request: Request, model: Model) -> Reply:
         backend = self.backends[model.backend]
-        if backend.name not in self._slots:
-            self._slots[backend.name] = asyncio.Semaphore(backend.limit)
         reply = await self._tried(request, backend)
         self._answered.add(backend.name)
         self.counts.made += 1
@@ -250,6 +262,8 @@ class Executor:
 
     async def _tried(self, request: Request, backend: Backend) -> Reply:
         """The backend's reply, after as many tries as help."""
+        if backend.name not in self._slots:
+            self._slots[backend.name] = asyncio.Semaphore(backend.limit)
         attempt = 0
         while True:
             try:
@@ -349,18 +363,20 @@ class _Bill:
     """What one question has cost so far."""
 
     def __init__(self) -> None:
-        self.flops = self.prompt_tokens = self.output_tokens = 0.0
+        self.flops: list[float] = []
+        self.prompt_tokens = self.output_tokens = 0.0
         self.calls = 0
         self.outcomes: Counter[str] = Counter()
 
     def add(self, model: Model, reply: Reply) -> None:
-        self.flops += Cost.of_call(model.size, Tokens(reply.prompt_tokens, reply.output_tokens)).flops
+        self.flops.append(flops(model.size, Tokens(reply.prompt_tokens, reply.output_tokens)))
         self.prompt_tokens += reply.prompt_tokens
         self.output_tokens += reply.output_tokens
         self.calls += 1
 
     def cost(self) -> Cost:
-        return Cost(self.flops, self.calls, self.prompt_tokens, self.output_tokens)
+        # fsum rounds once: the same to the last bit in whatever order the replies came.
+        return Cost(math.fsum(self.flops), self.calls, self.prompt_tokens, self.output_tokens)
 
 
 class _Node:

@@ -143,7 +143,7 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
             return _Run(setup, executor, folder, watcher).result()
         finally:
             watcher.stop()
-            store.flush()
+            store.close()
 
 
 class _Run:
@@ -265,13 +265,19 @@ class _Run:
         fitting = [scored for scored in validated if budget.allows(scored.charge.flops)] or list(validated)
         return max(fitting, key=lambda scored: (scored.accuracy, -scored.candidate.price.flops))
 
-    @staticmethod
-    def _best_of_each_kind(validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored) -> list[Scored]:
+    def _best_of_each_kind(
+        self, validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored
+    ) -> list[Scored]:
+        """For each kind of rival the one that does best on validation questions, those within the budget first."""
         best: dict[str, Scored] = {}
         names = {rival.name for rival in rivals}
+
+        def rank(scored: Scored) -> tuple[bool, float]:
+            return self.space.budget.allows(scored.charge.flops), scored.accuracy
+
         for scored in validated:
             name = scored.candidate.name
-            if name in names and (name not in best or scored.accuracy > best[name].accuracy):
+            if name in names and (name not in best or rank(scored) > rank(best[name])):
                 best[name] = scored
         return [scored for scored in best.values() if scored is not winner]
 
@@ -354,6 +360,8 @@ class _Run:
             "calls_failed": counts.failed,
             "flops_spent": counts.flops,
             "tokens_spent": counts.tokens,
+            "agent_calls": counts.agent_calls,
+            "agent_tokens": counts.agent_tokens,
             "search_only": {key: searched[key] for key in ("asked", "made", "failed", "tokens", "flops")},
             "seconds": round(time.monotonic() - self.began, 1),
         }

@@ -57,6 +57,7 @@ class ReplyStore:
             self._open(path)
 
     def _open(self, path: Path) -> None:
+        file = None
         try:
             file = path.open("a+b")
             file.seek(0)
@@ -70,6 +71,8 @@ class ReplyStore:
             file.truncate(good)
             file.seek(0, os.SEEK_END)
         except (OSError, ValueError, TypeError, KeyError) as error:
+            if file is not None:
+                file.close()
             raise RunError(f"cannot read the reply store {path}: {error}; choose another run folder") from error
         self._file = file
 

@@ -75,6 +75,13 @@ class Trial:
             self.charged = self.charged + answer.charge
             self.outcomes.update(answer.outcomes)
 
+    def merge(self, new: Trial) -> None:
+        """Take in what a later round found of the same plan, on questions without a mark."""
+        self.marks.update(new.marks)
+        self.charged = self.charged + new.charged
+        self.outcomes.update(new.outcomes)
+        self.failures += new.failures
+
     @property
     def accuracy(self) -> float:
         """Mean mark, in [0, 1]; 0 without marks."""

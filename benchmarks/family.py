@@ -82,10 +82,7 @@ class World:
         found = {}
         for name, temperature in product(MODELS, TEMPERATURES):
             samples = range(SAMPLES[name.split("-")[1]])
-            replies = [
-                self.ask(name, "solve", [()] * len(self.questions), temperature, sample)
-                for sample in samples
-            ]
+            replies = [self.ask(name, "solve", [()] * len(self.questions), temperature, sample) for sample in samples]
             found[name, temperature] = (
                 np.stack([answers for answers, _ in replies]),
                 np.stack([log_probs for _, log_probs in replies]),
@@ -111,9 +108,7 @@ class World:
         replies = self.models[model].generate(
             [
                 render(role, task.TAG, task.view(question, view), given)
-                for question, view, given in zip(
-                    questions, views[among].tolist(), candidates, strict=True
-                )
+                for question, view, given in zip(questions, views[among].tolist(), candidates, strict=True)
             ],
             temperatures=[temperature] * len(questions),
             seeds=seeds[among].tolist(),
@@ -137,14 +132,11 @@ class World:
         prefill = 2 * size * read + 2 * layers * hidden * read * (read + 1)
         return prefill + 2 * size * write + 2 * layers * hidden * write * (2 * read + write + 1)
 
-    def members(
-        self, mix: Sequence[str], temperature: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def members(self, mix: Sequence[str], temperature: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Answers and log-probabilities (nodes, questions) of the nodes of a multiset of models."""
         ranks = [mix[:i].count(model) for i, model in enumerate(mix)]
         pairs = [
-            (self.bank[m, temperature][0][r], self.bank[m, temperature][1][r])
-            for m, r in zip(mix, ranks, strict=True)
+            (self.bank[m, temperature][0][r], self.bank[m, temperature][1][r]) for m, r in zip(mix, ranks, strict=True)
         ]
         return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
@@ -171,8 +163,7 @@ def short(mix: Iterable[str]) -> str:
     """``2 a-small + b-medium`` for a multiset of models."""
     names = list(mix)
     return " + ".join(
-        name if names.count(name) == 1 else f"{names.count(name)} {name}"
-        for name in dict.fromkeys(names)
+        name if names.count(name) == 1 else f"{names.count(name)} {name}" for name in dict.fromkeys(names)
     )
 
 
@@ -194,6 +185,7 @@ def rivals(world: World) -> dict[str, list[Entry]]:
                 name = f"{n} x {model} T={temperature}"
                 found.setdefault(kind, []).append(Entry(name, n * price, marks))
         found.setdefault("refine chain", []).extend(refine_chains(world, model, temperature))
+        found.setdefault("fuse by itself", []).extend(self_fusions(world, model, temperature))
     return found
 
 
@@ -207,9 +199,16 @@ def refine_chains(world: World, model: str, temperature: float) -> Iterator[Entr
             return
         given = [[f"{max(answer, 0):03d}"] for answer in answers.tolist()]
         answers, _ = world.ask(model, "refine", given, temperature, depth)
-        yield Entry(
-            f"{model} and {depth} refines T={temperature}", units, answers == world.gold
-        )
+        yield Entry(f"{model} and {depth} refines T={temperature}", units, answers == world.gold)
+
+
+def self_fusions(world: World, model: str, temperature: float) -> Iterator[Entry]:
+    """Two or more solvers and a learned fuser, all the same model: a graph, but of one model."""
+    for k in range(2, min(SAMPLES[model.split("-")[1]], MOST_NODES) + 1):
+        units = k * world.units(model) + world.units(model, k)
+        if units <= max(BUDGETS):
+            marks = run_fuser(world, (model,) * k, model, temperature, temperature, slice(None))
+            yield Entry(f"{k} x {model} -> fuse T={temperature}", units, marks)
 
 
 def mixes(world: World) -> Iterator[Entry]:
@@ -228,10 +227,7 @@ def fused(world: World, screen: int, keep: int) -> list[Entry]:
     """Graphs of one to six solvers and a learned fuser; all screened on a few questions, the best run on all."""
     first: list[tuple[float, tuple[str, ...], str, float, float]] = []
     counts = [pair for pair in product(range(4), range(4)) if sum(pair) > 0]
-    mixed = {
-        (left,) * pair[0] + (right,) * pair[1]
-        for left, right, pair in product(MODELS[:3], MODELS[3:], counts)
-    }
+    mixed = {(left,) * pair[0] + (right,) * pair[1] for left, right, pair in product(MODELS[:3], MODELS[3:], counts)}
     for mix, fuser in product(sorted(mixed), MODELS):
         units = sum(world.units(m) for m in mix) + world.units(fuser, len(mix))
         if units > 16 or not world.fits(mix):
@@ -242,9 +238,7 @@ def fused(world: World, screen: int, keep: int) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for budget in BUDGETS:
         affordable = [
-            row
-            for row in first
-            if sum(world.units(m) for m in row[1]) + world.units(row[2], len(row[1])) <= budget
+            row for row in first if sum(world.units(m) for m in row[1]) + world.units(row[2], len(row[1])) <= budget
         ]
         for _, mix, fuser, hot, cold in sorted(affordable, reverse=True)[:keep]:
             name = f"{short(mix)} T={hot} -> fuse by {fuser} T={cold}"
@@ -255,9 +249,7 @@ def fused(world: World, screen: int, keep: int) -> list[Entry]:
     return list(entries.values())
 
 
-def run_fuser(
-    world: World, mix: Sequence[str], fuser: str, hot: float, cold: float, among: slice
-) -> Marks:
+def run_fuser(world: World, mix: Sequence[str], fuser: str, hot: float, cold: float, among: slice) -> Marks:
     """Marks of a fuser (with one parent, a refiner) over the solvers of a multiset."""
     answers, _ = world.members(mix, hot)
     given = [[f"{max(one, 0):03d}" for one in row] for row in answers[:, among].T.tolist()]
@@ -273,7 +265,7 @@ def measure(task: str, folder: Path, choose: int, score: int) -> dict[str, objec
     single = []
     for model, temperature in product(MODELS, TEMPERATURES):
         marks = world.bank[model, temperature][0][0] == world.gold
-        by_kind = {str(kind): round(float(marks[kinds == kind].mean()), 4) for kind in np.unique(kinds)}
+        by_kind = {str(kind): round(float(marks[kinds == kind].mean()), 4) for kind in TASKS[task].KINDS}
         mean, half = interval(marks)
         single.append(
             {
@@ -287,11 +279,18 @@ def measure(task: str, folder: Path, choose: int, score: int) -> dict[str, objec
             }
         )
     against = rivals(world)
-    graphs = [*mixes(world), *fused(world, screen=200, keep=12)]
-    rows = [
-        row for budget in BUDGETS for row in compare(budget, graphs, against, choose)
+    with_fuser = fused(world, screen=200, keep=12)
+    against["graph with a learned fuser"] = with_fuser
+    graphs = [*mixes(world), *with_fuser]
+    rows = [row for budget in BUDGETS for row in compare(budget, graphs, against, choose)]
+    fusions = [
+        {"name": entry.name, "units": round(entry.units, 2), "accuracy": round(float(entry.marks[choose:].mean()), 4)}
+        for entry in against["fuse by itself"]
     ]
-    return {"task": task, "choose": choose, "score": score, "single": single, "search": rows}
+    return {
+        "task": task, "choose": choose, "score": score,
+        "single": single, "search": rows, "fuse_by_itself": fusions,
+    }  # fmt: skip
 
 
 def compare(
@@ -331,9 +330,7 @@ def single_table(rows: Sequence[dict[str, object]]) -> str:
         mine = [row for row in rows if row["task"] == task and row["model"] == model]
         cells = []
         for row in mine:
-            kinds = row["by_kind"]
-            assert isinstance(kinds, dict)
-            parts = " / ".join(f"{kinds[kind]:.2f}" for kind in TASKS[task].KINDS)
+            parts = " / ".join(f"{share:.2f}" for share in row["by_kind"].values())  # type: ignore[attr-defined]
             cells.append(f"{row['accuracy']:.3f} ({parts})")
         lines.append(f"| {task} | {model} | {mine[0]['units']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -350,9 +347,19 @@ def search_table(rows: Sequence[dict[str, object]]) -> str:
         if "graph_leads_by" in row:
             lead = f"{row['graph_leads_by']:+.3f} ± {row['interval95']:.3f}"
         lines.append(
-            f"| {row['budget']} | {row['kind']}: {row['name']} | {row['units']} "
-            f"| {row['accuracy']:.3f} | {lead} |"
+            f"| {row['budget']} | {row['kind']}: {row['name']} | {row['units']} | {row['accuracy']:.3f} | {lead} |"
         )
+    return "\n".join(lines)
+
+
+def fusion_table(rows: Sequence[dict[str, object]]) -> str:
+    """Markdown table of accuracy by model and number of solvers, at temperature 1."""
+    widths = range(2, MOST_NODES + 1)
+    lines = ["| model | " + " | ".join(f"k={k}" for k in widths) + " |", "|---|" + "---|" * len(widths)]
+    found = {str(row["name"]): f"{row['accuracy']:.3f}" for row in rows}
+    for model in MODELS:
+        cells = [found.get(f"{k} x {model} -> fuse T=1.0", "") for k in widths]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -376,16 +383,19 @@ def write_card(folder: Path, results: Sequence[dict[str, object]]) -> None:
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     seeds = {model: record[-1]["seed"] for model, record in training.items()}
     cpu = sum(part["cpu_seconds"] for record in training.values() for part in record)
+    brackets = " and ".join(f"{', '.join(task.KINDS)} for {name}" for name, task in TASKS.items())
+    counts = ", ".join(f"{n} {name} questions" for name, n in questions.items())
+    widest = max(float(row["interval95"]) for row in rows)
     text = f"""# The embedded family
 
 Six tiny Llama models (two families, three sizes), trained for this demonstration: they know the two tasks
 of `agentgraph.tasks.calc` and `agentgraph.tasks.recall`, one letter at a time, and nothing else. Trained from nothing by
-`python -m agentgraph.backends.embedded.train --out FOLDER` in {cpu / 60:.0f} CPU minutes. Family a is strong on odd factors and the first half of the
-names, family b on even factors and the second half. No text from elsewhere was used. Calc questions below were held out
-of training; names cannot be. This file is written by `benchmarks/family.py --card`.
+`python -m agentgraph.backends.embedded.train --out FOLDER` in {cpu / 60:.0f} CPU minutes.
+Family a is strong on odd factors and the first half of the names, family b on even factors and the second half.
+No text from elsewhere was used. Calc questions below were held out of training; names cannot be. This file is written by `benchmarks/family.py --card`.
 
-Accuracy of a single call, in brackets by kind ({" and ".join(f"{', '.join(TASKS[t].KINDS)} for {t}" for t in TASKS)}), on
-{", ".join(f"{n} {task} questions" for task, n in questions.items())}; the 95 % interval is at most ± {max(float(row["interval95"]) for row in rows):.3f}.
+Accuracy of a single call, in brackets by kind ({brackets}), on
+{counts}; the 95 % interval is at most ± {widest:.3f}.
 A unit is one solve by the smallest model on the same task.
 
 {single_table(rows)}
@@ -401,7 +411,7 @@ sha256 of the weights:
 
 def compare_transformers(folder: Path, prompts: int) -> dict[str, int]:
     """How many greedy replies differ from Hugging Face transformers', by model."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rng = np.random.default_rng(3)
     texts = [
@@ -443,16 +453,15 @@ def main() -> None:
         print(compare_transformers(options.folder, options.transformers))
         return
     with ProcessPoolExecutor(len(TASKS)) as pool:
-        waiting = [
-            pool.submit(measure, task, options.folder, options.choose, options.score)
-            for task in TASKS
-        ]
+        waiting = [pool.submit(measure, task, options.folder, options.choose, options.score) for task in TASKS]
         results = [one.result() for one in waiting]
     print(f"(a) single calls on {options.choose + options.score} questions of each task\n")
     print(single_table([row for result in results for row in result["single"]]))  # type: ignore[attr-defined]
     for result in results:
         print(f"\n(b) {result['task']}: chosen on {options.choose}, scored on {options.score}\n")
         print(search_table(result["search"]))  # type: ignore[arg-type]
+        print(f"\n(c) {result['task']}: k solvers of one model and its own learned fuser, all at T=1\n")
+        print(fusion_table(result["fuse_by_itself"]))  # type: ignore[arg-type]
     if options.card:
         write_card(options.folder, results)
 

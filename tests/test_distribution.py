@@ -16,8 +16,7 @@ from agentgraph.plan import Plan
 SIZES = (1, 2, 3, 8, 12)
 BUDGETS = (1, 1.5, 2, 3, 4, 8, 16, 100)
 PER_SPACE = 250  # draws for each of 40 spaces: 10,000 in all
-TINY = [(1, 8.0, 1), (2, 3.0, 2), (2, 30.0, 3), (3, 1.0, 4), (3, 3.0, 5), (3, 6.0, 6)]
-CHI_SQUARE_TAIL = 1e-4
+TINY = [(1, 8.0, 1), (2, 1.0, 2), (2, 30.0, 3), (3, 2.0, 4), (3, 6.0, 5)]
 
 
 def generator(seed):
@@ -32,7 +31,7 @@ def tiny(nodes, units, seed, **settings):
 # ---- every draw is valid, affordable, priced and accounted for
 
 
-@pytest.mark.parametrize(("nodes", "units"), itertools.product(SIZES, BUDGETS))
+@pytest.mark.parametrize(("nodes", "units"), list(itertools.product(SIZES, BUDGETS)))
 def test_draws_are_valid_and_affordable(nodes, units):
     distribution = random_tables(space(nodes, units), 100 * nodes + int(units))
     draws = distribution.draw(PER_SPACE, generator(1))
@@ -96,8 +95,7 @@ def test_probabilities_sum_to_one_over_valid_and_affordable_graphs(nodes, units,
 
 
 def test_draws_match_log_prob():
-    stats = pytest.importorskip("scipy.stats")
-    distribution, labelled = tiny(3, 4.0, 3, roles=(ROLES[0], ROLES[2], ROLES[4]))
+    distribution, labelled = tiny(3, 9.0, 3, roles=(ROLES[0], ROLES[2], ROLES[4]))
     prob = distribution.log_prob([labelled]).exp().numpy()
     count = 40_000
     draws = distribution.draw(count, generator(7))[0]
@@ -112,7 +110,9 @@ def test_draws_match_log_prob():
     expected = np.append(prob[often] * count, prob[~often].sum() * count)
     observed = np.append(seen[often], seen[~often].sum())
     chi_square = float((((observed - expected) ** 2) / np.maximum(expected, 1e-12)).sum())
-    assert stats.chi2.sf(chi_square, len(expected) - 1) > CHI_SQUARE_TAIL
+    freedom = len(expected) - 1
+    z = ((chi_square / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / (2 / (9 * freedom)) ** 0.5  # Wilson and Hilferty
+    assert abs(z) < 3.5
     assert often.sum() > 50  # a test of many cells, not of a few
 
 
@@ -178,7 +178,7 @@ def test_mode_takes_the_best_option_at_each_choice(seed):
     distribution = random_tables(space(5, 20), seed, spread=1.0)
     for stage in distribution.stages:
         for table in stage.parameters():
-            table *= 200
+            table *= 1e5
     drawn = set(distribution.sample(20, seed))
     assert drawn == {distribution.mode()}
 

@@ -36,6 +36,12 @@ class Nudge(BaseModel):
     expect: Annotated[float, Field(ge=-1, le=1)] = 0.0
     because: str = ""
 
+    def text(self) -> str:
+        """One line: what, which way, how far, why, and the effect foreseen."""
+        what = f"{self.slot}>{self.option}" if self.table == "edge" else f"slot {self.slot} {self.option}"
+        stage = f"stage {self.stage} " if self.stage else ""
+        return f"  {stage}{self.table:<5} {what:<28} {self.by:+.2f}  {self.because} (expected {self.expect:+.3f})"
+
 
 class Feedback(BaseModel):
     """Critique in words, and nudges."""
@@ -45,6 +51,12 @@ class Feedback(BaseModel):
     critique: str
     nudges: Annotated[tuple[Nudge, ...], Field(max_length=MOST_NUDGES)]
 
+    def text(self) -> str:
+        """Critique, then a line for each nudge."""
+        return "\n".join(
+            [f"CRITIQUE\n{self.critique}", "", "NUDGES (change of the logit)", *map(Nudge.text, self.nudges)]
+        )
+
 
 class Choice(BaseModel):
     """Mixes to start from, by their number in the list shown."""
@@ -53,6 +65,10 @@ class Choice(BaseModel):
 
     critique: str
     mixes: tuple[Annotated[int, Field(ge=0)], ...]
+
+    def text(self) -> str:
+        """Critique, then the numbers chosen."""
+        return f"CRITIQUE\n{self.critique}\n\nMIXES CHOSEN\n{', '.join(map(str, self.mixes))}"
 
 
 def schema(model: type[BaseModel]) -> dict[str, Any]:

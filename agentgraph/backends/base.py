@@ -53,5 +53,10 @@ class Backend(ABC):
             If it cannot be reached.
         """
 
+    def fingerprint(self, model: str) -> str:
+        """What tells a model's weights from any other's; '' where only its name does."""
+        del model
+        return ""
+
     async def close(self) -> None:  # noqa: B027  most backends hold nothing
         """Release connections and threads; called once, on the same event loop."""

@@ -68,7 +68,8 @@ class OpenAIServer(Backend):
     api_key
         The key itself; better leave it ``None`` and name the variable that holds it.
     api_key_env
-        Environment variable with the key; without it a placeholder is sent, which local servers accept.
+        Environment variable with the key; where it is unset (or this is ``None``) a placeholder is sent, which local
+        servers accept.
     limit
         Requests in flight, 1..1000.
     timeout
@@ -98,7 +99,7 @@ class OpenAIServer(Backend):
         *,
         name: str = "default",
         api_key: str | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
+        api_key_env: str | None = "OPENAI_API_KEY",
         limit: int = 64,
         timeout: float = 120.0,
         retries: int = 2,
@@ -107,18 +108,25 @@ class OpenAIServer(Backend):
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(name, limit=limit, has_logprobs=logprobs)
+        self.url, self._secrets, self._userinfo = _split_credentials(base_url)
+        mine = self._mine = f"backend {self._clean(name)!r}"  # a name may be made of the URL
         if not 1 <= limit <= _MOST:
-            raise ConfigError(f"backend {name!r}: limit={limit} must be in 1..{_MOST}")
+            raise ConfigError(f"{mine}: limit={limit} must be in 1..{_MOST}")
         if not 0 < timeout < math.inf:
-            raise ConfigError(f"backend {name!r}: timeout={timeout} must be a positive number of seconds")
+            raise ConfigError(f"{mine}: timeout={timeout} must be a positive number of seconds")
         if retries < 0:
-            raise ConfigError(f"backend {name!r}: retries={retries} must be 0 or more")
+            raise ConfigError(f"{mine}: retries={retries} must be 0 or more")
         taken = sorted(set(extra_body or {}) & set(_OURS))
         if taken:
-            raise ConfigError(f"backend {name!r}: extra_body must not hold {taken}; they come with each request")
-        self.url, self._userinfo = _split_credentials(name, base_url)
+            raise ConfigError(f"{mine}: extra_body must not hold {taken}; they come with each request")
         self.api_key_env = api_key_env
-        self._key = _checked_key(name, api_key or os.environ.get(api_key_env, ""), api_key_env)
+        self._key = api_key or (os.environ.get(api_key_env, "") if api_key_env else "")
+        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
+            raise ConfigError(
+                f"{mine}: the key ({'api_key' if api_key else api_key_env}) holds blanks or characters that no header can "
+                "carry; copy it again"
+            )
+        self._secrets = (self._key, *self._secrets)
         self.timeout, self.retries, self.logprobs, self.verify_tls = timeout, retries, logprobs, verify_tls
         self.extra_body = dict(extra_body or {})
         self._dialects: dict[str, _Dialect] = {}
@@ -126,7 +134,7 @@ class OpenAIServer(Backend):
         self._answered = False
 
     def __repr__(self) -> str:
-        return f"OpenAIServer({self.url!r}, name={self.name!r})"
+        return f"OpenAIServer({self.url!r}, name={self._clean(self.name)!r})"
 
     async def reply(self, request: Request) -> Reply:
         start = time.perf_counter()
@@ -174,7 +182,7 @@ class OpenAIServer(Backend):
                 return await call
         except TimeoutError:
             raise BackendTimeout(
-                f"{self.url} did not answer within {self.timeout:g} s; raise timeout of backend {self.name!r}, lower its "
+                f"{self.url} did not answer within {self.timeout:g} s; raise timeout of {self._mine}, lower its "
                 "limit, or look at the server"
             ) from None
         except OpenAIError as error:
@@ -286,7 +294,7 @@ class OpenAIServer(Backend):
         if isinstance(error, APITimeoutError):
             return BackendTimeout(
                 f"{self.url} did not answer within {self.timeout:g} s (tried {self.retries + 1} times); "
-                f"raise timeout of backend {self.name!r} or look at the server"
+                f"raise timeout of {self._mine} or look at the server"
             )
         cause = error.__cause__
         # By name: the client's transport library differs between its major versions.
@@ -294,7 +302,7 @@ class OpenAIServer(Backend):
             # A server that answered before may be on its way back.
             return BackendRefused(
                 f"nobody answers at {self.url} ({self._shown(str(cause))}); start that server or change base_url "
-                f"of backend {self.name!r}",
+                f"of {self._mine}",
                 retry=self._answered,
             )
         what = f"{type(cause or error).__name__}: {cause or error}"
@@ -310,12 +318,12 @@ class OpenAIServer(Backend):
 
     def _diagnosis(self, error: APIStatusError) -> tuple[type[BackendError], str]:
         """Class of a failure by its HTTP status, and what to do about it."""
-        status, mine = error.status_code, f"of backend {self.name!r}"
+        status, mine = error.status_code, f"of {self._mine}"
         if status in (401, 403):
-            return BackendRefused, (
-                f"set the environment variable {self.api_key_env} to a key it accepts, or api_key_env {mine} to the "
-                "variable that holds one"
+            variable = (
+                f"the environment variable {self.api_key_env} to a key it accepts, or " if self.api_key_env else ""
             )
+            return BackendRefused, f"set {variable}api_key_env {mine} to the variable that holds one"
         if status == 429 and error.code == "insufficient_quota":
             return BackendRefused, "top up the quota of this key or use another server"
         if status in (429, 503, 529):
@@ -338,11 +346,11 @@ class OpenAIServer(Backend):
             return BackendRefused(
                 f"{self.url} serves {shown}, not {model!r}; start that server or change served_as of model {model!r}"
             )
-        return BackendRefused(f"{self.url} answered 404: {said}; base_url of backend {self.name!r} usually ends in /v1")
+        return BackendRefused(f"{self.url} answered 404: {said}; base_url of {self._mine} usually ends in /v1")
 
     def _clean(self, text: str) -> str:
         """Text without the key and the password, whoever put them there."""
-        for secret in (self._key, self._userinfo, self._userinfo.partition(":")[2]):
+        for secret in self._secrets:
             if len(secret) >= _SECRET:
                 text = text.replace(secret, "***")
         return text
@@ -352,30 +360,22 @@ class OpenAIServer(Backend):
         return _short(self._clean(value if isinstance(value, str) else repr(value)))
 
 
-def _split_credentials(name: str, base_url: str) -> tuple[str, str]:
-    """Address without credentials, and the credentials as 'user:password' ('' if there are none)."""
+def _split_credentials(base_url: str) -> tuple[str, tuple[str, ...], str]:
+    """Address without credentials; what must not be shown; 'user:password' to be sent, '' if there is none."""
     parts = urlsplit(base_url)
-    userinfo, _, host = parts.netloc.rpartition("@")
-    user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if userinfo else ""
+    raw, _, host = parts.netloc.rpartition("@")
     shown = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
     if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"backend {name!r}: base_url={shown!r} must look like http://127.0.0.1:8000/v1")
+        raise ConfigError(f"base_url={shown!r} must look like http://127.0.0.1:8000/v1")
     if parts.query or parts.fragment:
-        raise ConfigError(f"backend {name!r}: base_url={shown!r} must not go on with '?' or '#'; leave that part out")
+        raise ConfigError(f"base_url={shown!r} must not go on with '?' or '#'; leave that part out")
     try:
         parts.port  # noqa: B018  a bad port is an error here, at the door
     except ValueError as error:
-        raise ConfigError(f"backend {name!r}: base_url={shown!r} has no valid port ({error})") from None
-    return shown, user
-
-
-def _checked_key(name: str, key: str, variable: str) -> str:
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(
-            f"backend {name!r}: the key (api_key, or the variable {variable}) holds blanks or characters that no header can "
-            "carry; copy it again"
-        )
-    return key
+        raise ConfigError(f"base_url={shown!r} has no valid port ({error})") from None
+    password = parts.password or ""
+    userinfo = f"{unquote(parts.username or '')}:{unquote(password)}" if raw else ""
+    return shown, (raw, userinfo, password, unquote(password)), userinfo
 
 
 def _sendable(text: str) -> str:

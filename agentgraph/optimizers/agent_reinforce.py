@@ -142,6 +142,7 @@ class AgentReinforce(Optimizer):
                 continue
             self.chosen = [mixes[i] for i in choice.mixes]
             self._headline = choice.critique
+            raw = choice.text()
             break
         else:
             self.dropped += 1
@@ -209,7 +210,7 @@ class AgentReinforce(Optimizer):
                 complaint = str(error)
                 continue
             self._step(feedback)
-            return raw
+            return feedback.text()
         self.dropped += 1
         self.expected = None
         self._headline = f"the agent's feedback could not be used ({complaint}); the tables stay as they are"

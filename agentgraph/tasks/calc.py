@@ -48,7 +48,8 @@ def held_out(factors: NDArray[np.int64], start: NDArray[np.int64]) -> NDArray[np
         key = key * np.uint64(10) + column
     key = (key ^ (key >> np.uint64(15))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (key >> np.uint64(62)) == 0
+    kept: NDArray[np.bool_] = (key >> np.uint64(62)) == 0
+    return kept
 
 
 def draw(rng: np.random.Generator, n: int, *, kind: str, test: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

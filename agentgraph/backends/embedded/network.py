@@ -54,14 +54,17 @@ class _Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads = shape.heads
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            setattr(self, name, nn.Linear(shape.hidden, shape.hidden, bias=False))
+        self.q_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self.k_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self.v_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self.o_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         rows, time, hidden = x.shape
 
-        def split(projection: nn.Module) -> Tensor:
-            return projection(x).view(rows, time, self.heads, HEAD_SIZE).transpose(1, 2)
+        def split(projection: nn.Linear) -> Tensor:
+            projected: Tensor = projection(x)
+            return projected.view(rows, time, self.heads, HEAD_SIZE).transpose(1, 2)
 
         queries = rotate(split(self.q_proj), cosines, sines)
         keys = rotate(split(self.k_proj), cosines, sines)

@@ -48,7 +48,7 @@ class Optimizer:
 
     def step(self, loss: Tensor, share: float) -> None:
         """One update at ``share`` of the learning rate."""
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         for member in self._members:
             for group in member.param_groups:
@@ -77,7 +77,7 @@ def optimize(
     most: int,
     decay: int,
     reached: Callable[[int], bool] = lambda _: False,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Train until ``reached`` says so (asked every 50 steps), then let the rate fall to zero.
 

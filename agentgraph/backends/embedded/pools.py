@@ -69,10 +69,10 @@ def sample_pool(model: Llama, round_number: int, seed: int) -> Pool:
     replies = _ask(model, questions, calc.MAX_OUTPUT_TOKENS, rng)
     whole = [len(text) == TRACE + 4 and text[:TRACE].isdecimal() and text[-3:].isdecimal() for text in replies]
     # a garbled trace stands for the right one: it is never shown as the model's own
-    right = running_values(views.reshape(-1, calc.N_FACTORS), np.repeat(start, SAMPLES))
+    gold = running_values(views.reshape(-1, calc.N_FACTORS), np.repeat(start, SAMPLES))
     values = [
-        [int(text[i : i + 3]) for i in range(0, TRACE, 3)] if good else gold
-        for text, good, gold in zip(replies, whole, right.tolist(), strict=True)
+        [int(text[i : i + 3]) for i in range(0, TRACE, 3)] if good else row
+        for text, good, row in zip(replies, whole, gold.tolist(), strict=True)
     ]
     names = [render("solve", recall.TAG, name) for name in recall.facts() for _ in range(SAMPLES)]
     return Pool(
@@ -122,7 +122,7 @@ def draw_candidates(rng: np.random.Generator, answers: Ids, *, itself: int, k: i
     asked = np.where((way < 0.6)[:, None], asked[:, :1], asked)
     asked = np.where((way < 0.35)[:, None], itself, asked)
     row = np.arange(rows)[:, None]
-    candidates = answers[row, asked, order[row, asked, np.arange(1, k + 1)]]
+    candidates: Ids = answers[row, asked, order[row, asked, np.arange(1, k + 1)]]
     noise = rng.integers(0, 1000, candidates.shape)
     return np.where(candidates < 0, noise, candidates), order[:, itself, 0]
 

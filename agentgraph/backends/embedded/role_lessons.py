@@ -27,7 +27,7 @@ from agentgraph.backends.embedded.pools import (
     draw_candidates,
     pool_questions,
 )
-from agentgraph.backends.embedded.recipe import MOST_CANDIDATES, RARE_SHARE, Batch
+from agentgraph.backends.embedded.recipe import MOST_CANDIDATES, RARE_CALC, Batch
 from agentgraph.tasks import calc
 
 OTHER_KIND = 0.35
@@ -78,7 +78,7 @@ class RoleLessons:
         rng = self._rng
         drawn = self._facts.draw(rng, batch.solve_recall)
         return [
-            solve_calc(*mixed_calc(rng, batch.solve_calc, often=self._often, share=RARE_SHARE, test=False)),
+            solve_calc(*mixed_calc(rng, batch.solve_calc, often=self._often, share=RARE_CALC, test=False)),
             solve_recall(self._facts.codes[drawn], self._facts.numbers[drawn]),
             self.calc(batch.refine_calc, 1),
             self.calc(batch.fuse_calc, int(rng.integers(2, MOST_CANDIDATES + 1))),

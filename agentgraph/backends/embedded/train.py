@@ -28,7 +28,8 @@ from agentgraph.backends.embedded.recipe import (
     ATTEMPTS,
     LEAST_PROBABILITY,
     OFTEN,
-    RARE_SHARE,
+    RARE_CALC,
+    RARE_RECALL,
     ROLES_BATCH,
     SEEDS,
     SIZES,
@@ -72,7 +73,7 @@ class Training:
         self._steps = out / "steps"
         self._steps.mkdir(parents=True, exist_ok=True)
         self._often = OFTEN[family(model)]
-        self._facts = Facts(self._often, RARE_SHARE)
+        self._facts = Facts(self._often, RARE_RECALL)
         self._size = size(model)
 
     def run(self, round_number: int) -> None:
@@ -154,13 +155,13 @@ class Training:
         }
 
     def _report(self, text: str) -> None:
-        print(f"{self._model} {text}", flush=True)
+        _say(f"{self._model} {text}")
 
 
 def train_solver(model: str, seed: int, schedule: Schedule, batch: Batch, report: Callable[[str], None]) -> Network:
     """A network of ``model``'s size and family that solves; stops when good enough on its own kind."""
     often = OFTEN[family(model)]
-    facts = Facts(often, RARE_SHARE)
+    facts = Facts(often, RARE_RECALL)
     network = Network(size(model).shape, torch.Generator().manual_seed(seed))
     rng = np.random.default_rng(seed)
     examination = solve_calc(*calc.draw(np.random.default_rng(seed + 1), 256, kind=calc.KINDS[often], test=False))
@@ -168,7 +169,7 @@ def train_solver(model: str, seed: int, schedule: Schedule, batch: Batch, report
     def lessons() -> list[Lesson]:
         drawn = facts.draw(rng, batch.solve_recall)
         return [
-            solve_calc(*mixed_calc(rng, batch.solve_calc, often=often, share=RARE_SHARE, test=False)),
+            solve_calc(*mixed_calc(rng, batch.solve_calc, often=often, share=RARE_CALC, test=False)),
             solve_recall(facts.codes[drawn], facts.numbers[drawn]),
         ]
 
@@ -189,6 +190,11 @@ def train_solver(model: str, seed: int, schedule: Schedule, batch: Batch, report
         report=report,
     )
     return network
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _run(out: Path, models: Sequence[str], model: str, round_number: int) -> None:
@@ -221,13 +227,12 @@ def write_records(out: Path, models: Sequence[str]) -> None:
 def smoke() -> int:
     """Train one small model for about a minute; 1 if it did not learn, else 0."""
     torch.set_num_threads(1)
-    network = train_solver(SMOKE_MODEL, 1, SMOKE_SCHEDULE, Batch(128, 32), print)
+    network = train_solver(SMOKE_MODEL, 1, SMOKE_SCHEDULE, Batch(128, 32), _say)
     test = solve_calc(*calc.draw(np.random.default_rng(9), 512, kind=calc.KINDS[0], test=True))
     probability = reply_probability(network, test)
     good = probability >= SMOKE_PROBABILITY
-    print(
-        f"probability of the right calc reply {probability:.3f}, {'at least' if good else 'below'} {SMOKE_PROBABILITY}"
-    )
+    verdict = "at least" if good else "below"
+    _say(f"probability of the right calc reply {probability:.3f}, {verdict} {SMOKE_PROBABILITY}")
     return 0 if good else 1
 
 

@@ -1,0 +1,539 @@
+"""The executor: what runs when, what is asked only once, what is charged, and what a failure or a bad reply does."""
+
+import asyncio
+import random
+import threading
+
+import pytest
+from fakes import POOL, ROLES, Relay, Waves, backend, skilled
+from spaces import random_tables
+
+from agentgraph.backends.scripted import Scripted
+from agentgraph.budget import Budget, Cost
+from agentgraph.errors import BackendError, BackendOverloaded, BackendRefused, BackendTimeout, ConfigError, RunError
+from agentgraph.execute import Executor, Job, sample_numbers
+from agentgraph.graph import Graph, Node
+from agentgraph.model import Model, Pool
+from agentgraph.plan import Plan
+from agentgraph.request import Reply, Settings
+from agentgraph.roles.assistant import Assistant
+from agentgraph.space import Space, StageSpace
+from agentgraph.store import ReplyStore
+from agentgraph.tasks.calc import Calc, CalcStage
+
+TASK = Calc(sizes={"train": 40})
+QUESTIONS = TASK.questions("train")
+BY_NAME = {role.name: role for role in ROLES}
+SMALL, LARGE = Node("assistant", "a-small"), Node("assistant", "a-large")
+VOTE, FUSER, KEEP = Node("vote"), Node("fuser", "a-small"), Node("keep", "b-small")
+
+
+def executor(served, *, task=TASK, pool=POOL, roles=ROLES, store=None, **settings):
+    backends = served if isinstance(served, dict) else {"scripted": served}
+    store = ReplyStore() if store is None else store
+    return Executor(task, pool, {role.name: role for role in roles}, backends, store, **settings)
+
+
+def star(sink, *sources):
+    return Graph((*sources, sink), tuple((i, len(sources)) for i in range(len(sources))))
+
+
+def chain(*nodes):
+    return Graph(nodes, tuple((i, i + 1) for i in range(len(nodes) - 1)))
+
+
+def answers(served, graphs, questions=QUESTIONS, **settings):
+    with executor(served, **settings) as running:
+        return running.run([Job(Plan((graph,)), questions) for graph in graphs])
+
+
+def calc_plans(count, seed=0):
+    """Random plans of the calc space with their prices."""
+    stage = StageSpace("calc", ROLES, POOL, 8, CalcStage.lengths)
+    space = Space((stage,), Budget(30 * stage.cheapest, stage.cheapest))
+    plans = list(dict.fromkeys(random_tables(space, seed).sample(3 * count, seed)))[:count]
+    assert len(plans) == count
+    return [(plan, space.price(plan)) for plan in plans]
+
+
+# ---- order
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parents_before_children(seed):
+    heard = []
+
+    def script(request):
+        text = request.messages[-1][1]
+        heard.append((request.model, text))
+        return Reply(f"{len(heard):03d}", len(text) + 1, 20, logprob=-1.0)
+
+    graph = Graph((SMALL, LARGE, Node("assistant", "b-small"), Node("fuser", "b-large")), ((0, 2), (1, 2), (1, 3), (2, 3)))
+    answers(backend(script), [graph], QUESTIONS[seed : seed + 1])
+    assert sorted(model for model, _ in heard[:2]) == ["a-large", "a-small"]
+    assert [model for model, _ in heard[2:]] == ["b-small", "b-large"]
+    said = {model: f"{i + 1:03d}" for i, (model, _) in enumerate(heard)}
+    # each prompt lists its parents' answers in node order, each exactly once
+    order = [graph.canonical.nodes[p].model for p in graph.canonical.parents[2]]
+    assert heard[2][1].startswith("RC" + "".join(f"{said[m]}|" for m in order) + ":")
+    order = [graph.canonical.nodes[p].model for p in graph.canonical.parents[3]]
+    assert heard[3][1].startswith("FC" + "".join(f"{said[m]}|" for m in order) + ":")
+
+
+def test_all_that_is_ready_runs_at_once():
+    served = Waves()
+    wide = star(VOTE, *[SMALL] * 3, *[LARGE] * 2)
+    deep = chain(SMALL, SMALL, SMALL)
+    mixed = Graph((SMALL, LARGE, FUSER, VOTE), ((0, 2), (1, 2), (2, 3), (0, 3)))
+    answers(served, [wide, deep, mixed])
+    # sources of 40 questions that differ between plans: 3 small and 2 large samples, shared by all three plans
+    assert served.waves == [5 * 40, 2 * 40, 40]
+
+
+def test_waves_are_the_longest_path_not_the_sum():
+    for graph in (chain(*[SMALL] * 5), star(VOTE, *[SMALL] * 5), Graph((SMALL,) * 4, ((0, 1), (1, 3), (2, 3)))):
+        served = Waves()
+        answers(served, [graph])
+        calls = [node for node in graph.nodes if node.model]
+        assert len(served.waves) == graph.depth - (len(calls) < len(graph.nodes))
+        assert sum(served.waves) == len(calls) * 40
+
+
+def test_a_slow_question_holds_up_nobody():
+    """The first question's first call waits for the last call of all others: no level, no batch in between."""
+    graph = chain(SMALL, LARGE, Node("assistant", "b-large"))
+    state = {"done": 0}
+
+    async def script(request):
+        text = request.messages[-1][1]
+        start = QUESTIONS[0].text.split("*")[-1]
+        slow = text.endswith(start) and sorted(text.split(":")[1]) == sorted(QUESTIONS[0].text)
+        if slow and request.model == "a-small":
+            async with asyncio.timeout(20):
+                while state["done"] < len(QUESTIONS) - 1:
+                    await asyncio.sleep(0.001)
+        state["done"] += request.model == "b-large"
+        return skilled(request)
+
+    answers(backend(script), [graph])
+    assert state["done"] == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_limit_of_each_backend(limit):
+    most = {"one": 0, "two": 0}
+    now = {"one": 0, "two": 0}
+
+    def counting(name):
+        async def script(request):
+            now[name] += 1
+            most[name] = max(most[name], now[name])
+            await asyncio.sleep(0.001)
+            now[name] -= 1
+            return skilled(request)
+
+        return script
+
+    pool = Pool([Model("a-small", 1e5, backend="one", prompt_form="embedded"), Model("a-large", 1e6, backend="two", prompt_form="embedded")])
+    served = {
+        "one": backend(counting("one"), name="one", limit=limit),
+        "two": backend(counting("two"), name="two", limit=9),
+    }
+    answers(served, [star(VOTE, SMALL, SMALL, LARGE)], QUESTIONS[:20], pool=pool)
+    assert most == {"one": min(limit, 40), "two": 9}
+
+
+# ---- the same request is made once
+
+
+def test_same_request_in_flight_is_made_once():
+    served = Waves()
+    graphs = [star(VOTE, *[SMALL] * n) for n in (1, 2, 3)]
+    with executor(served) as running:
+        rows = running.run([Job(Plan((graph,)), QUESTIONS) for graph in graphs])
+        assert (running.counts.asked, running.counts.made) == (6 * 40, 3 * 40)
+        assert served.waves == [3 * 40]
+        # asked again: nothing new; another replicate: everything
+        running.run([Job(Plan((graphs[2],)), QUESTIONS)])
+        assert running.counts.made == 3 * 40
+        running.run([Job(Plan((graphs[2],)), QUESTIONS, replicate=1)])
+        assert running.counts.made == 6 * 40
+    for n, row in enumerate(rows, start=1):  # charged as if each had paid for all its calls
+        assert {answer.charge.calls for answer in row} == {n}
+        assert row[0].charge.flops == pytest.approx(n * rows[0][0].charge.flops)
+
+
+def test_replies_come_from_the_store(tmp_path):
+    store = ReplyStore(tmp_path / "replies.jsonl")
+    first = answers(backend(), [star(VOTE, SMALL, LARGE, SMALL)], store=store)
+    store.close()
+
+    def nobody(request):
+        raise AssertionError(request)
+
+    store = ReplyStore(tmp_path / "replies.jsonl")
+    assert answers(backend(nobody), [star(VOTE, SMALL, LARGE, SMALL)], store=store) == first
+    store.close()
+
+
+def test_replies_are_acknowledged_as_they_come(tmp_path):
+    """A call that follows another finds the other's reply on disk."""
+    path = tmp_path / "replies.jsonl"
+
+    def script(request):
+        if request.messages[-1][1][0] == "R":
+            assert path.read_bytes().count(b"\n") >= 1
+        return skilled(request)
+
+    store = ReplyStore(path)
+    answers(backend(script), [chain(SMALL, LARGE)], store=store)
+    store.close()
+    assert path.read_bytes().count(b"\n") == 80
+
+
+def test_at_temperature_zero_samples_are_the_same_unless_the_view_differs():
+    greedy = Node("assistant_greedy", "a-small")
+    with executor(backend()) as running:
+        running.run([Job(Plan((star(VOTE, greedy, greedy, greedy),)), QUESTIONS)])
+        made = running.counts.made
+    assert made == pytest.approx(120, abs=12)  # three views of each question; two may be equal by accident
+    relay = {"scripted": Scripted(lambda request: request.messages[-1][1].upper(), has_logprobs=True)}
+    with executor(relay, task=Relay(), pool=Pool([Model("m", 1e6, backend="scripted")])) as running:
+        node = Node("assistant_greedy", "m")
+        running.run([Job(Plan((star(VOTE, node, node), Graph((node,)))), Relay().questions("test"))])
+        assert running.counts.made == 80
+        assert running.counts.asked == 120
+
+
+# ---- sample numbers and views
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (star(VOTE, SMALL, SMALL, SMALL), [{"solve": 0}, {"solve": 1}, {"solve": 2}, {}]),
+        (star(VOTE, SMALL, LARGE, SMALL), [{"solve": 0}, {"solve": 0}, {"solve": 1}, {}]),
+        # a keep's own attempt is one more solve of its model; the settings of both are the same
+        (star(KEEP, Node("assistant", "b-small")), [{"solve": 0}, {"solve": 1}]),
+        # refining and solving count apart; a refiner whose parents are all absent solves as a sample of its own
+        (chain(SMALL, SMALL, SMALL), [{"solve": 0}, {"refine": 0, "solve": 4}, {"refine": 1, "solve": 5}]),
+        (star(VOTE, SMALL, Node("assistant_greedy", "a-small")), [{"solve": 0}, {"solve": 0}, {}]),
+    ],
+)
+def test_sample_numbers(graph, expected):
+    assert sample_numbers(graph, BY_NAME) == expected
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_result_does_not_depend_on_how_nodes_are_numbered(seed):
+    ((plan, _),) = calc_plans(1, seed)
+    graph = plan.stages[0]
+    order = random.Random(seed).sample(range(len(graph.nodes)), len(graph.nodes))
+    nodes = [graph.nodes[i] for i in order]
+    edges = [(order.index(i), order.index(j)) for i, j in graph.edges]
+    again = Graph.from_any_order(nodes, edges)
+    with executor(backend()) as running:
+        one = running.run([Job(Plan((graph,)), QUESTIONS[:3])])
+        made = running.counts.made
+        assert running.run([Job(Plan((again,)), QUESTIONS[:3])]) == one
+        assert running.counts.made == made
+
+
+def test_views_differ_by_sample_and_not_by_what_finishes_first():
+    def views(delay):
+        seen = {}
+
+        async def script(request):
+            await asyncio.sleep(delay.random() * 0.01)
+            seen[request.key] = request.messages[-1][1]
+            return skilled(request)
+
+        answers(backend(script), [star(VOTE, *[SMALL] * 6)], QUESTIONS[:8])
+        return seen
+
+    one, two = views(random.Random(1)), views(random.Random(2))
+    assert one == two
+    assert len(set(one.values())) > 40  # six views of each of eight questions, few equal by accident
+    assert list(one) != list(two)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_result_does_not_depend_on_the_order_of_replies(seed):
+    plans = [plan for plan, _ in calc_plans(12, seed)]
+    odd = Pool([Model(m.name, m.parameters + 0.1, m.layers, m.hidden_size, "scripted", None, "embedded") for m in POOL])
+
+    def run(delays):
+        async def script(request):
+            await asyncio.sleep(delays.random() * 0.005)
+            return skilled(request)
+
+        with executor(backend(script, limit=50), pool=odd) as running:
+            return running.run([Job(plan, QUESTIONS[:10]) for plan in plans])
+
+    assert run(random.Random(seed)) == run(random.Random(100 + seed))
+
+
+def test_runs_of_different_seeds_differ():
+    one, two = (answers(backend(), [Graph((SMALL,))], seed=seed) for seed in (0, 1))
+    assert one != two
+    assert one == answers(backend(), [Graph((SMALL,))], seed=0)
+
+
+# ---- price and charge
+
+
+def test_price_is_charge_with_exact_lengths():
+    plans = calc_plans(200)
+    with executor(backend()) as running:
+        rows = running.run([Job(plan, QUESTIONS[:2]) for plan, _ in plans])
+    for (_, price), row in zip(plans, rows, strict=True):
+        for answer in row:
+            assert answer.charge.flops == pytest.approx(price.flops, rel=1e-12)
+            charge = answer.charge
+            assert (charge.calls, charge.prompt_tokens, charge.output_tokens) == (
+                price.calls,
+                price.prompt_tokens,
+                price.output_tokens,
+            )
+
+
+def test_stages_hand_on_their_answer():
+    pool = Pool([Model("m", 1e6, backend="scripted")])
+    with executor(Scripted(lambda r: r.messages[-1][1].upper()), task=Relay(), pool=pool) as running:
+        node = Graph((Node("assistant", "m"),))
+        (row,) = running.run([Job(Plan((node, node)), Relay().questions("test"))])
+    assert [answer.mark for answer in row] == [1.0] * 40
+    assert row[3].text == "TE3!"
+    assert row[3].charge.calls == 2
+
+
+# ---- outcomes of the model
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply("", 22, 1), "empty"),
+        (Reply(" \n", 22, 2), "empty"),
+        (Reply("12", 22, 20, finish="length"), "cut"),
+        (Reply("no idea", 22, 7), "unparseable"),
+        (Reply("\ud800", 22, 1), "unparseable"),
+    ],
+)
+def test_bad_reply_is_asked_once_more_then_marked_zero(reply, kind):
+    served = backend([reply, reply])
+    (row,) = answers(served, [Graph((SMALL,))], QUESTIONS[:1])
+    assert row[0].mark == 0.0
+    assert row[0].outcomes == {kind: 1}
+    assert row[0].text == ""
+    assert row[0].charge == Cost.of_call(POOL[0].size, reply) + Cost.of_call(POOL[0].size, reply)
+    assert served.calls == 2
+
+
+def test_second_try_may_succeed():
+    gold = QUESTIONS[0].gold
+    seeds = []
+
+    def script(request):
+        seeds.append(request.seed)
+        return Reply("" if request.attempt == 0 else gold, 22, 3)
+
+    (row,) = answers(backend(script), [Graph((SMALL,))], QUESTIONS[:1])
+    assert row[0].mark == 1.0
+    assert row[0].outcomes == {}
+    assert row[0].charge.calls == 2
+    assert len(set(seeds)) == 2
+
+
+def test_bad_replies_are_stored(tmp_path):
+    store = ReplyStore(tmp_path / "replies.jsonl")
+    answers(backend(lambda _: Reply("?", 1, 1)), [Graph((SMALL,))], store=store)
+    assert len(store) == 80
+    store.close()
+
+
+def test_absent_messages_take_no_part_in_votes():
+    gold = QUESTIONS[0].gold
+
+    def script(request):
+        return Reply(gold if request.model == "a-large" else "none", 22, 3)
+
+    (voted,), (alone,) = answers(
+        backend(script), [star(VOTE, SMALL, SMALL, SMALL, LARGE), star(VOTE, SMALL)], QUESTIONS[:1]
+    )
+    assert (voted.mark, voted.outcomes) == (1.0, {"unparseable": 3})
+    assert (alone.mark, alone.text) == (0.0, "")
+
+
+def test_fuser_without_candidates_solves():
+    words = []
+
+    def script(request):
+        words.append(request.messages[-1][1][0])
+        return Reply("none" if len(words) <= 2 else "123", 22, 3)
+
+    (row,) = answers(backend(script), [chain(SMALL, FUSER)], QUESTIONS[:1])
+    assert words == ["S", "S", "S"]
+    assert row[0].text == "123"
+
+
+# ---- failures of the service
+
+
+def test_failures_are_retried_and_then_forgotten():
+    failures = [BackendOverloaded("busy"), BackendTimeout("late")]
+
+    def script(request):
+        if failures:
+            raise failures.pop()
+        return skilled(request)
+
+    with executor(backend(script)) as running:
+        (row,) = running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:2])])
+        assert (running.counts.failed, running.counts.made) == (0, 2)
+    assert all(answer.mark is not None for answer in row)
+    assert {answer.charge.calls for answer in row} == {1}
+
+
+def test_failed_questions_are_not_marked_and_never_stored():
+    bad = {q.id: sorted(q.text) for q in QUESTIONS[10:12]}
+
+    def script(request):
+        if sorted(request.messages[-1][1].split(":")[1]) in bad.values():
+            raise BackendError("lost", retry=False)
+        return skilled(request)
+
+    with executor(backend(script)) as running:
+        (row,) = running.run([Job(Plan((star(VOTE, SMALL, LARGE),)), QUESTIONS)])
+        assert len(running.store) == running.counts.made
+        assert running.counts.failed >= 2
+    assert {answer.question for answer in row if answer.mark is None} == set(bad)
+    assert all(answer.charge == Cost() for answer in row if answer.mark is None)
+
+
+def test_too_many_failures_stop_the_run(tmp_path):
+    def script(request):
+        if request.sample == 1 and request.seed % 4 == 0:
+            raise BackendError("lost", retry=False)
+        return skilled(request)
+
+    store = ReplyStore(tmp_path / "replies.jsonl")
+    questions = Calc(sizes={"train": 400}).questions("train")
+    with executor(backend(script, limit=8), store=store) as running:
+        with pytest.raises(BackendError, match=r"\d+ of \d+ calls failed after retries, more than the 5% allowed; the last: lost"):
+            running.run([Job(Plan((star(VOTE, SMALL, SMALL),)), questions)])
+        stored = len(store)
+        assert stored > 20
+    store.close()
+    assert (tmp_path / "replies.jsonl").read_bytes().count(b"\n") == stored
+
+
+def test_a_share_of_failures_is_allowed():
+    def script(request):
+        if request.seed % 4 == 0:
+            raise BackendError("lost", retry=False)
+        return skilled(request)
+
+    questions = Calc(sizes={"train": 400}).questions("train")
+    (row,) = answers(backend(script), [Graph((SMALL,))], questions, failure_share=0.4)
+    assert 60 < sum(answer.mark is None for answer in row) < 140
+
+
+def test_refused_at_the_start_stops_at_once():
+    calls = []
+
+    def script(request):
+        calls.append(request)
+        raise BackendRefused("http://127.0.0.1:9/v1 does not listen; start the server")
+
+    with pytest.raises(BackendRefused, match="127.0.0.1:9/v1 does not listen"):
+        answers(backend(script, limit=4), [Graph((SMALL,))], Calc(sizes={"train": 2000}).questions("train"))
+    assert len(calls) <= 8
+
+
+def test_a_failure_in_one_plan_leaves_the_others_their_replies():
+    """Two plans share a call; one of them is given up while the call is in flight."""
+    asked = []
+
+    async def script(request):
+        if request.model == "a-large":
+            raise BackendError("lost", retry=False)
+        asked.append(request)
+        await asyncio.sleep(0.05)
+        return skilled(request)
+
+    failing, sharing = star(VOTE, SMALL, LARGE), star(VOTE, SMALL, Node("assistant", "b-small"))
+    one, two = answers(backend(script), [failing, sharing], QUESTIONS[:10])
+    assert [answer.mark for answer in one] == [None] * 10
+    assert all(answer.mark is not None for answer in two)
+    assert len(asked) == 20
+
+
+def test_bug_in_a_backend_is_not_hidden():
+    def script(_):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        answers(backend(script), [star(VOTE, SMALL, SMALL)])
+
+
+def test_full_disk_stops_the_run():
+    class Full(ReplyStore):
+        def flush(self):
+            if len(self):
+                raise RunError("cannot write the reply store: No space left on device")
+
+    with pytest.raises(RunError, match="No space left"):
+        answers(backend(), [Graph((SMALL,))], QUESTIONS[:1], store=Full())
+
+
+# ---- seams
+
+
+def test_model_without_its_backend():
+    with pytest.raises(ConfigError, match="model 'a-small' names the backend 'scripted', which is not there; there are: x"):
+        executor({"x": backend(name="x")})
+
+
+def test_works_inside_a_running_event_loop():
+    async def notebook():
+        return answers(backend(), [Graph((SMALL,))], QUESTIONS[:3])
+
+    assert asyncio.run(notebook()) == answers(backend(), [Graph((SMALL,))], QUESTIONS[:3])
+
+
+def test_closing_ends_the_thread_and_the_backends():
+    class Closing(Waves):
+        closed = 0
+
+        async def close(self):
+            self.closed += 1
+
+    served = Closing()
+    before = threading.active_count()
+    running = executor(served)
+    running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:1])])
+    running.close()
+    running.close()
+    assert served.closed == 1
+    assert threading.active_count() == before
+
+
+def test_no_questions_and_no_jobs():
+    with executor(backend()) as running:
+        assert running.run([]) == []
+        assert running.run([Job(Plan((Graph((SMALL,)),)), [])]) == [[]]
+
+
+def test_roles_of_a_job_come_before_those_of_the_search():
+    limits = []
+
+    def script(request):
+        limits.append(request.settings)
+        return skilled(request)
+
+    own = Assistant(name="assistant", settings=Settings(temperature=0.25, max_tokens=20))
+    with executor(backend(script)) as running:
+        running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:1], roles={"assistant": own})])
+        running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:1])])
+    assert limits == [Settings(0.25, 1.0, 20), Settings(1.0, 1.0, 20)]
