@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -17,8 +17,10 @@ from agentgraph.backends.base import Backend
 from agentgraph.errors import AgentGraphError, ConfigError
 from agentgraph.model import Model, Pool
 from agentgraph.roles.base import Role
-from agentgraph.run import Setup
 from agentgraph.tasks.base import Task
+
+if TYPE_CHECKING:
+    from agentgraph.run import Setup
 
 __all__ = ["build_models", "build_search", "conf_folder", "load", "load_models", "load_role", "load_task", "options"]
 
@@ -166,6 +168,8 @@ def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry:
 
 def build_search(config: DictConfig) -> Setup:
     """Everything a search needs, from the settings of ``agentgraph search``."""
+    from agentgraph.run import Setup  # brings torch: `agentgraph show` does not need it
+
     pool, backends = build_models(config.models)
     if "model" in config.agent:
         _agent_model(config, pool, backends)

@@ -268,12 +268,14 @@ class Executor:
         while True:
             try:
                 async with self._slots[backend.name]:
-                    return await backend.reply(request)
+                    if self._broken is None:  # what waited for a slot is not asked of a service that is of no use
+                        return await backend.reply(request)
             except BackendError as error:
                 attempt += 1
                 if attempt == _TRIES or not error.retry:
                     self._count_failure(backend, error)
                     raise
+            self.check_broken()
             await asyncio.sleep(_BACKOFF * 2 ** (attempt - 1))
 
     def _flush(self) -> None:

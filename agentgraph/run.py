@@ -265,19 +265,14 @@ class _Run:
         fitting = [scored for scored in validated if budget.allows(scored.charge.flops)] or list(validated)
         return max(fitting, key=lambda scored: (scored.accuracy, -scored.candidate.price.flops))
 
-    def _best_of_each_kind(
-        self, validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored
-    ) -> list[Scored]:
-        """For each kind of rival the one that does best on validation questions, those within the budget first."""
+    @staticmethod
+    def _best_of_each_kind(validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored) -> list[Scored]:
+        """For each kind of rival the one that does best on validation questions; their charge may exceed the budget."""
         best: dict[str, Scored] = {}
         names = {rival.name for rival in rivals}
-
-        def rank(scored: Scored) -> tuple[bool, float]:
-            return self.space.budget.allows(scored.charge.flops), scored.accuracy
-
         for scored in validated:
             name = scored.candidate.name
-            if name in names and (name not in best or rank(scored) > rank(best[name])):
+            if name in names and (name not in best or scored.accuracy > best[name].accuracy):
                 best[name] = scored
         return [scored for scored in best.values() if scored is not winner]
 

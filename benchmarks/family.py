@@ -1,10 +1,11 @@
 """What the embedded family can do alone, and whether there is something to search for.
 
-``python benchmarks/family.py`` prints two tables; ``--card`` also writes the first as the family's model card.
+``python benchmarks/family.py`` prints three tables; ``--card`` also writes the first as the family's model card.
 
 (a) Accuracy of a single call, by model, task and temperature.
 (b) Per task and budget: the best graph, chosen on one set of questions and scored on another, beside the best
     single call, vote and chain of one model, these chosen on the scored questions themselves (which favours them).
+(c) How many solvers a learned fuser of the same model makes use of.
 
 Samples are drawn once into a bank; votes and keep-the-more-confident chains are computed from it, graphs with
 a learned refiner or fuser are executed. One unit is one solve by the smallest model on the same task.
@@ -392,7 +393,8 @@ Six tiny Llama models (two families, three sizes), trained for this demonstratio
 of `agentgraph.tasks.calc` and `agentgraph.tasks.recall`, one letter at a time, and nothing else. Trained from nothing by
 `python -m agentgraph.backends.embedded.train --out FOLDER` in {cpu / 60:.0f} CPU minutes.
 Family a is strong on odd factors and the first half of the names, family b on even factors and the second half.
-No text from elsewhere was used. Calc questions below were held out of training; names cannot be. This file is written by `benchmarks/family.py --card`.
+No text from elsewhere was used. Calc questions below were held out of training; names cannot be.
+This file is written by `benchmarks/family.py --card`.
 
 Accuracy of a single call, in brackets by kind ({brackets}), on
 {counts}; the 95 % interval is at most ± {widest:.3f}.

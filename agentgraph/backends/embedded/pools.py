@@ -117,10 +117,10 @@ def draw_candidates(rng: np.random.Generator, answers: Ids, *, itself: int, k: i
     """
     rows, models, samples = answers.shape
     order = rng.permuted(np.tile(np.arange(samples), (rows, models, 1)), axis=2)
-    way = rng.random(rows)
+    way = rng.random((rows, 1))
     asked = rng.integers(0, models, (rows, k))
-    asked = np.where((way < 0.6)[:, None], asked[:, :1], asked)
-    asked = np.where((way < 0.35)[:, None], itself, asked)
+    asked = np.where(way < 0.6, asked[:, :1], asked)
+    asked = np.where(way < 0.35, itself, asked)
     row = np.arange(rows)[:, None]
     candidates: Ids = answers[row, asked, order[row, asked, np.arange(1, k + 1)]]
     noise = rng.integers(0, 1000, candidates.shape)
