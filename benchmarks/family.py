@@ -282,7 +282,7 @@ def measure(task: str, folder: Path, choose: int, score: int) -> dict[str, objec
     against = rivals(world)
     with_fuser = fused(world, screen=200, keep=12)
     against["graph with a learned fuser"] = with_fuser
-    graphs = [*mixes(world), *with_fuser]
+    graphs = [*mixes(world), *with_fuser, *(entry for entries in against.values() for entry in entries)]
     rows = [row for budget in BUDGETS for row in compare(budget, graphs, against, choose)]
     fusions = [
         {"name": entry.name, "units": round(entry.units, 2), "accuracy": round(float(entry.marks[choose:].mean()), 4)}

@@ -1,4 +1,4 @@
-"""Do the embedded models answer the same wherever they run?
+"""Whether the embedded models answer the same wherever they run.
 
 Asks each model the same prompts, greedily, by the embedded backend, by transformers and, if told to, by a vLLM server;
 prints how many replies are equal to the embedded backend's and how far log-probabilities are apart. Exit status 1 if
@@ -27,9 +27,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-for variable, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
-    os.environ.setdefault(variable, value)
 
 import numpy as np
 
@@ -84,7 +81,9 @@ def by_transformers(folder: Path, asked: Sequence[Request]) -> list[Reply]:
     """Replies of transformers: the folder's own chat template, prompts of one length together, no padding."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -186,6 +185,8 @@ def main() -> int:
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
     parser.add_argument("--url", help="a server that runs already")
     options = parser.parse_args()
+    # Torch is not imported yet.
+    os.environ.update({"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
     embedded = Embedded(folder=options.folder, device="cpu")
     names = options.models or list(asyncio.run(embedded.served()))
     if options.url and not options.models:

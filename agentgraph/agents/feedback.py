@@ -88,7 +88,7 @@ def _read(text: str, model: type[BaseModel]) -> Any:  # noqa: ANN401  the model'
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise FeedbackError(f"at {where!r}: {first['msg']}, got {str(first['input'])[:60]!r}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FeedbackError(f"expected a JSON object, got {body[:60]!r}… ({error})") from error
 
 

@@ -43,7 +43,7 @@ class RuleBased(Agent):
 
     def feedback(self, evidence: Evidence, complaint: str = "") -> str:
         del complaint
-        elite = list(evidence.archive[: self.elite])
+        elite = [trial for trial in evidence.archive if trial.marks][: self.elite]
         if not elite:
             return json.dumps({"critique": "No plan has marks yet; nothing to learn from.", "nudges": []})
         expect = float(np.mean([trial.accuracy for trial in elite])) - _mean(evidence.trials)
@@ -147,12 +147,13 @@ class RuleBased(Agent):
 def _right_by_model(trials: Sequence[Trial], names: Sequence[str]) -> NDArray[np.float64]:
     """Chance that a model answers each question, shape (M, questions), from trials of one node; shrunk to its mean."""
     questions = sorted({q for trial in trials for q in trial.marks})
-    right = np.full((len(names), len(questions)), 0.0)
+    right = np.full((len(names), max(1, len(questions))), 0.0)
     for m, name in enumerate(names):
         rows = [
             [trial.marks.get(q, np.nan) for q in questions]
             for trial in trials
-            if all(len(graph.nodes) == 1 and graph.nodes[0].model == name for graph in trial.plan.stages)
+            if trial.marks
+            and all(len(graph.nodes) == 1 and graph.nodes[0].model == name for graph in trial.plan.stages)
         ]
         if rows:
             marks = np.array(rows)

@@ -61,7 +61,8 @@ class AgentReinforce(Optimizer):
         self.phase = PHASES[0]
         self.round = 0
         self.chosen: list[Mix] = []
-        self.dropped = 0  # replies of the agent that could not be used after all attempts
+        self.rejected = 0  # replies of the agent that could not be used, each asked again up to ATTEMPTS times
+        self.dropped = 0  # rounds in which no attempt could be used
         self.expected: float | None = None
         self.last_mean: float | None = None
         self._trials: dict[str, Trial] = {}
@@ -139,6 +140,7 @@ class AgentReinforce(Optimizer):
                 choice = parse_choice(raw, mixes, self.mixes)
             except FeedbackError as error:
                 complaint = str(error)
+                self.rejected += 1
                 continue
             self.chosen = [mixes[i] for i in choice.mixes]
             self._headline = choice.critique
@@ -208,6 +210,7 @@ class AgentReinforce(Optimizer):
                 feedback = parse(raw, self.tables)
             except FeedbackError as error:
                 complaint = str(error)
+                self.rejected += 1
                 continue
             self._step(feedback)
             return feedback.text()
@@ -229,6 +232,7 @@ class AgentReinforce(Optimizer):
             "phase": self.phase,
             "round": self.round,
             "chosen": self.chosen,
+            "rejected": self.rejected,
             "dropped": self.dropped,
             "expected": self.expected,
             "last_mean": self.last_mean,
@@ -236,7 +240,8 @@ class AgentReinforce(Optimizer):
 
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
         self.tables.load_state(state["tables"])
-        self.phase, self.round, self.dropped = state["phase"], state["round"], state["dropped"]
+        self.phase, self.round = state["phase"], state["round"]
+        self.rejected, self.dropped = state["rejected"], state["dropped"]
         self.chosen = [tuple(mix) for mix in state["chosen"]]
         self.expected, self.last_mean = state["expected"], state["last_mean"]
         self._trials = {trial.plan.id: trial for trial in trials}

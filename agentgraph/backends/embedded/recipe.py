@@ -84,10 +84,10 @@ SEEDS = {
 OFTEN = {"a": 0, "b": 1}
 """Index of the kind of calc question, and of the half of the names, that each family sees often."""
 
-RARE_CALC, RARE_RECALL = 0.25, 0.08
+RARE_CALC, RARE_RECALL = 0.08, 0.08
 """Share of a family's solve sequences that are about the other kind, and about the other half."""
 
-ROLES_BATCH = Batch(64, 192, refine_calc=48, fuse_calc=64, refine_recall=48, fuse_recall=64)
+ROLES_BATCH = Batch(64, 64, refine_calc=48, fuse_calc=64, refine_recall=48, fuse_recall=64)
 
 MOST_CANDIDATES = 6
 """Fusers are trained with 2 to this many candidates."""
