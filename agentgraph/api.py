@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace as with_changes
 from pathlib import Path
 
 from agentgraph.backends.base import Backend
-from agentgraph.config import build_search, load, load_models, load_role, load_task, models_override
-from agentgraph.errors import ConfigError
+from agentgraph.config import build_search, load, load_models, load_role, load_task, prepared
 from agentgraph.execute import Executor
 from agentgraph.model import Model, Pool
 from agentgraph.optimizers.base import Optimizer
@@ -66,7 +66,7 @@ def search(
         for key, value in (("task", task), ("models", models), ("optimizer", optimizer))
         if isinstance(value, str)
     ]
-    config = load("search", models_override([*named, *(f"{key}={value}" for key, value in settings.items())]))
+    config = load("search", prepared([*named, *(f"{key}={value}" for key, value in settings.items())]))
     config.budget.units, config.budget.flops = (budget_units if budget_flops is None else None), budget_flops
     setup = build_search(config)
     if isinstance(task, Task):
@@ -120,7 +120,5 @@ def replay(
     seed = plan_file.found.seed if seed is None else seed
     if not isinstance(chosen, Task):
         chosen = load_task(chosen)
-    if replicate < 0:
-        raise ConfigError(f"replicate={replicate} must be 0 or more")
-    with Executor(chosen, pool, {}, by_name, replies, seed=seed) as executor:
+    with closing(replies), Executor(chosen, pool, {}, by_name, replies, seed=seed) as executor:
         return replay_plan(plan_file, executor, split=split, replicate=replicate, replace=replace)

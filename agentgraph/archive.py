@@ -126,7 +126,8 @@ class Archive:
     def ranked(self, objective: Objective, budget: Budget) -> list[Trial]:
         """Trials within the budget in price and in charge, best first.
 
-        Few marks are trusted less: ordered by utility less one standard error, then by lower price.
+        Few marks are trusted less: ordered by utility less one standard error, then by lower price, then by
+        fewer nodes.
         """
         fitting = [
             trial
@@ -134,7 +135,13 @@ class Archive:
             if trial.marks and budget.allows(trial.price.flops) and _charge_fits(trial, budget)
         ]
         return sorted(
-            fitting, key=lambda trial: (-(objective.utility(trial) - trial.stderr), trial.price.flops, trial.number)
+            fitting,
+            key=lambda trial: (
+                -(objective.utility(trial) - trial.stderr),
+                trial.price.flops,
+                trial.plan.nodes,
+                trial.number,
+            ),
         )
 
     def front(self, budget: Budget) -> list[Trial]:

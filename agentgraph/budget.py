@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 
 from agentgraph.errors import BudgetError
 
-__all__ = ["Budget", "Cost", "Size", "Tokens", "flops", "total"]
+__all__ = ["Budget", "Cost", "Size", "Tokens", "flops", "is_number", "total"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Cost:
     def of_call(cls, size: Size, tokens: Tokens) -> Cost:
         """Cost of one call of a model of that size."""
         return cls(flops(size, tokens), 1.0, tokens.prompt, tokens.output)
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting, which may come from a file, is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def flops(size: Size, tokens: Tokens) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from agentgraph.errors import AgentGraphError, ConfigError
 from agentgraph.version import __version__
@@ -68,15 +70,15 @@ def _dispatch(command: str, arguments: list[str]) -> None:
     commands = {"search": _search, "replay": _replay, "show": _show, "check": _check}
     if command not in commands:
         raise ConfigError(f"{command!r} is no command; there are {', '.join(commands)} (agentgraph --help)")
-    from agentgraph.config import conf_folder, load, models_override
+    from agentgraph.config import complete, conf_folder, load, prepared
 
-    arguments = models_override(arguments)
+    arguments = prepared(arguments)
     folder = next((a.removeprefix("run=") for a in arguments if a.startswith("run=")), "null")
     if command == "search" and folder not in ("", "null"):
         _go_on(Path(folder).expanduser(), [a for a in arguments if not a.startswith("run=")])
         return
     if not any(argument.split("=")[0] in _FLAGS for argument in arguments):
-        load(command, arguments)  # Hydra reports a wrong key over many lines; this does it in one
+        complete(command, load(command, arguments))  # Hydra reports a wrong key over many lines; this does it in one
     import hydra
 
     sys.argv = [f"agentgraph {command}", *arguments]
@@ -116,13 +118,13 @@ def _go_on(path: Path, overrides: list[str]) -> None:
     """Continue a run with its own settings; only ``rounds`` may grow."""
     from omegaconf import OmegaConf
 
-    from agentgraph.config import build_search
+    from agentgraph.config import build_search, read_config
     from agentgraph.run_folder import RunFolder
     from agentgraph.store import write_atomically
 
     if not (path / "config.yaml").exists():
         raise ConfigError(f"run={path} is no run folder: it has no config.yaml; name the folder of an earlier search")
-    config = cast("DictConfig", OmegaConf.load(path / "config.yaml"))
+    config = read_config(path / "config.yaml")
     for override in overrides:
         key, _, value = override.partition("=")
         known = OmegaConf.select(config, key)
@@ -161,10 +163,10 @@ def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder,
         f"{summary['agent_tokens']:,} tokens; {summary['seconds']} s"
     )
     print(f"Files: {folder.path}")
-    print(f"Replay: agentgraph replay plan={folder.best} {_same_choices(folder)}".rstrip())
+    print(f"Replay: agentgraph replay {shlex.join([f'plan={folder.best}', *_same_choices(folder)])}")
 
 
-def _same_choices(folder: Any) -> str:  # noqa: ANN401
+def _same_choices(folder: Any) -> list[str]:  # noqa: ANN401
     """Overrides that make a replay use the run's task and models."""
     from omegaconf import OmegaConf
 
@@ -175,8 +177,8 @@ def _same_choices(folder: Any) -> str:  # noqa: ANN401
         words.append(f"task.path={config.task.path}")
     if "path" in config.models:
         words.append(f"models={config.models.path}")
-    words += [f"task.sizes.{split}={size}" for split, size in config.task.sizes.items() if split == "test"]
-    return " ".join(words)
+    words += [f"task.sizes.{split}={size}" for split, size in config.task.sizes.items() if split == "test" and size]
+    return words
 
 
 def _replay(config: DictConfig) -> None:
@@ -193,9 +195,12 @@ def _replay(config: DictConfig) -> None:
     pool, backends = build_models(config.models)
     beside = plan_path.parent / "replies.jsonl"
     path = (beside if beside.exists() else None) if config.store == "auto" else config.store
-    seed = plan_file.found.seed if config.seed == "auto" else int(config.seed)
+    seed = plan_file.found.seed if config.seed == "auto" else config.seed
     store = ReplyStore(Path(path) if path else None)
-    with Executor(task, pool, {}, backends, store, seed=seed, failure_share=config.failure_share) as executor:
+    with (
+        closing(store),
+        Executor(task, pool, {}, backends, store, seed=seed, failure_share=config.failure_share) as executor,
+    ):
         result = replay(
             plan_file, executor, split=config.split, replicate=config.replicate, replace=dict(config.replace)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -16,15 +17,26 @@ from omegaconf.errors import OmegaConfBaseException
 from agentgraph.backends.base import Backend
 from agentgraph.errors import AgentGraphError, ConfigError
 from agentgraph.model import Model, Pool
+from agentgraph.request import stable_hash
 from agentgraph.roles.base import Role
 from agentgraph.tasks.base import Task
 
 if TYPE_CHECKING:
     from agentgraph.run import Setup
 
-__all__ = ["build_models", "build_search", "conf_folder", "load", "load_models", "load_role", "load_task", "options"]
+__all__ = [
+    "build_models",
+    "build_search",
+    "conf_folder",
+    "load",
+    "load_models",
+    "load_role",
+    "load_task",
+    "options",
+    "read_config",
+]
 
-_SERVER_KEYS: Final = ("api_key_env", "limit", "timeout", "logprobs", "verify_tls", "extra_body")
+_SERVER_KEYS: Final = ("api_key_env", "limit", "timeout", "logprobs", "verify_tls", "retries", "extra_body")
 
 
 def conf_folder() -> Path:
@@ -63,18 +75,28 @@ def load(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def _one_line(error: Exception, name: str) -> str:
     """Hydra's message, shortened, with the keys or options that there are."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].rstrip(".")
-    if "Could not find" in text:  # a group's option
-        group, _, option = text.split("'")[1].partition("/")
-        found = options(group)
-        if found:
-            return f"{group}={option} is unknown; there are {', '.join(found)}"
-    if "Could not override" in text:
-        key = text.split("'")[1]
+    text = " ".join(str(error).split())
+    option = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
+    if option:
+        return f"{option[1]}={option[2]} is unknown; there are {', '.join(options(option[1]))}"
+    key = re.search(r"Could not (?:override|append) '([^']+)'", text)
+    if key:
         groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
-        return f"the key {key!r} is unknown; see 'agentgraph {name} --help' (groups: {', '.join(groups)})"
-    return " ".join(lines[:2])
+        return f"the key {key[1]!r} is unknown; see 'agentgraph {name} --help' (groups: {', '.join(groups)})"
+    return text.split(" Set the environment variable")[0]
+
+
+def complete(name: str, config: DictConfig) -> None:
+    """Refuse settings that leave out something that has no default.
+
+    Raises
+    ------
+    ConfigError
+        Naming the keys to give.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{', '.join(f'{key}=…' for key in missing)} must be given; see 'agentgraph {name} --help'")
 
 
 def build(config: Any) -> Any:  # noqa: ANN401  whatever `_target_` names
@@ -103,6 +125,8 @@ def build_models(config: DictConfig) -> tuple[Pool, dict[str, Backend]]:
 
     Members with a ``base_url`` share one client for each server; others name one of ``backends``.
     """
+    if "_target_" in config:  # an entry of conf that makes pool and backends by itself
+        return cast("tuple[Pool, dict[str, Backend]]", build(config))
     entry = _models_entry(config)
     given = {name: build({**spec, "name": name}) for name, spec in (entry.get("backends") or {}).items()}
     backends: dict[str, Backend] = dict(given)
@@ -119,21 +143,40 @@ def build_models(config: DictConfig) -> tuple[Pool, dict[str, Backend]]:
     return Pool(models), backends
 
 
+def _read_yaml(path: Path, what: str, advice: str) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+        OmegaConf.to_container(loaded, resolve=True)
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}; {advice}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("yaml", "omegaconf"):
+            raise
+        raise ConfigError(f"{path} is not a {what}: {' '.join(str(error).split())}; {advice}") from error
+    return cast("DictConfig", loaded)
+
+
+def read_config(path: Path) -> DictConfig:
+    """Settings that a run wrote into its folder.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot be read.
+    """
+    config = _read_yaml(path, "run's settings", "start a new run")
+    missing = sorted({"task", "models", "role", "optimizer", "rounds"} - set(config))
+    if missing:
+        raise ConfigError(f"{path} is not a run's settings: it lacks {', '.join(missing)}; start a new run")
+    return config
+
+
 def _models_entry(config: DictConfig) -> dict[str, Any]:
     entry = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     if "path" not in entry:
         return entry
     path = Path(str(entry["path"])).expanduser()
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the model pool {path}: {error.strerror}; models=<file>.yaml names it"
-        ) from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("yaml", "omegaconf"):
-            raise
-        raise ConfigError(f"{path} is not a model pool: {' '.join(str(error).split())}") from error
+    loaded = OmegaConf.to_container(_read_yaml(path, "model pool", "models=<file>.yaml names it"), resolve=True)
     if not isinstance(loaded, dict) or "members" not in loaded:
         raise ConfigError(f"{path} is not a model pool: it has no 'members:'; see conf/models/file.yaml for the form")
     if "_target_" in str(loaded):
@@ -148,11 +191,17 @@ def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry:
         from agentgraph.backends.openai_server import OpenAIServer
 
         shared = {key: entry[key] for key in _SERVER_KEYS if key in entry}
-        key = f"{base_url}" if not server else f"{base_url} {sorted(server.items())}"
+        options_given = {**shared, **server}
+        shown = re.sub(r"//[^/@]*@", "//", str(base_url))  # a key in the URL is nobody's business
+        # Models with the same server and options share one client.
+        key = f"{shown} #{stable_hash(options_given):016x}" if options_given else shown
         if key not in backends:
-            backends[key] = OpenAIServer(name=key, base_url=str(base_url), **{**shared, **server})
+            backends[key] = OpenAIServer(name=key, base_url=str(base_url), **options_given)
         spec["backend"] = key
-        spec.setdefault("fingerprint", f"{base_url.split('@')[-1]}/{spec.get('served_as') or name}")
+        extra = options_given.get("extra_body")  # changes what the server answers
+        spec.setdefault(
+            "fingerprint", "/".join(map(str, (shown, spec.get("served_as") or name, *([extra] if extra else []))))
+        )
     backend = backends.get(str(spec.get("backend")))
     if backend is None:
         raise ConfigError(f"model {name!r} has neither base_url nor a known backend ({', '.join(backends) or 'none'})")
@@ -197,9 +246,10 @@ def _agent_model(config: DictConfig, pool: Pool, backends: dict[str, Backend]) -
     else:
         from agentgraph.backends.openai_server import OpenAIServer
 
-        backend = f"agent {url}"
+        shown = re.sub(r"//[^/@]*@", "//", str(url))
+        backend = f"agent {shown}"
         backends[backend] = OpenAIServer(name=backend, base_url=url, api_key_env=key_env, logprobs=False)
-        model = Model(name=name, parameters=1.0, backend=backend, fingerprint=f"{url.split('@')[-1]}/{name}")
+        model = Model(name=name, parameters=1.0, backend=backend, fingerprint=f"{shown}/{name}")
     config.agent.model = {"_target_": "agentgraph.model.Model", "_partial_": False}
     for field in ("name", "parameters", "layers", "hidden_size", "backend", "served_as", "prompt_form", "fingerprint"):
         config.agent.model[field] = getattr(model, field)
@@ -221,15 +271,23 @@ def load_role(name: str, **settings: float | int | None) -> Role:
 
 def load_models(name: str) -> tuple[Pool, dict[str, Backend]]:
     """Pool and backends by conf name or by the path of a pool file."""
-    return build_models(load("check", models_override([f"models={name}"])).models)
+    return build_models(load("check", prepared([f"models={name}"])).models)
 
 
-def models_override(overrides: Sequence[str]) -> list[str]:
-    """``models=path/to/pool.yaml`` as the entry 'file' and its path; other overrides as they are."""
-    result = []
+def prepared(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra wants them.
+
+    ``models=path/to/pool.yaml`` becomes the entry 'file' and its path; ``replace.<model>=<model>`` adds a key, whose dots
+    (``replace.qwen2.5-7b=…``) are part of the name.
+    """
+    result, replaced = [], []
     for override in overrides:
         if override.startswith("models=") and override.endswith((".yaml", ".yml")):
             result += ["models=file", f"models.path={Path(override.removeprefix('models=')).expanduser().resolve()}"]
+        elif override.startswith("replace.") and "=" in override:
+            replaced.append(override.removeprefix("replace.").replace("=", ":", 1))
         else:
             result.append(override)
+    if replaced:
+        result.append(f"++replace={{{','.join(replaced)}}}")
     return result

@@ -9,17 +9,20 @@ each draw valid by construction and its log-probability exact:
 - At each choice an option counts only if the cheapest way to finish still fits: each node that lacks its first parent
   must get one, one cheapest solver may feed them all, and the last slot cannot need a parent itself. Options that
   do not fit have probability 0 and the others are renormalised.
+- One uniform number in [0, 1) decides each choice. It names an option of the full table; if that one is not allowed,
+  where the number fell within the option's interval chooses among those that are, which leaves every probability as
+  it should be. So the same numbers mean much the same plan whatever the budget, which `encoding` builds on.
 - For several stages, softmax shares give each stage's ceiling: its cheapest graph and its share of what is left
   over after the cheapest graphs of the later stages.
 
-Shapes: K draws, N slots, R roles, M models; logits float64.
+Shapes: K draws, N slots, R roles, M models, C = N(N-1)/2 + 2N choices; logits float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -30,7 +33,10 @@ from agentgraph.plan import Plan
 if TYPE_CHECKING:
     from agentgraph.space import Space, StageSpace
 
-__all__ = ["Distribution", "Draws", "StageDistribution"]
+__all__ = ["Distribution", "Draws", "StageDistribution", "first_choice"]
+
+_NEVER: Final = 1e300  # a price above every budget that can still be multiplied
+_ALMOST_ONE: Final = 1 - 2**-53
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class Draws:
     log_prob: Tensor
     price: Tensor
 
+    def rows(self, rows: Sequence[int]) -> Draws:
+        """The draws of these rows."""
+        return Draws(*(getattr(self, column)[rows] for column in self.__dataclass_fields__))
+
 
 class StageDistribution:
     """Tables of one stage.
@@ -84,13 +94,12 @@ class StageDistribution:
         self.edge_logits = torch.logit(start).tril(-1).clone()
         self.role_logits = torch.zeros(n, len(space.roles), dtype=torch.float64)
         self.model_logits = torch.zeros(n, len(space.pool), dtype=torch.float64)
-        self._price = torch.as_tensor(space.flops_table)
-        roles = space.roles
-        self._needs_parent = torch.tensor([role.min_parents > 0 for role in roles])
-        self._needs_model = torch.tensor([role.needs_model for role in roles])
-        self._sink = torch.tensor([role.may_be_sink for role in roles])
-        self._inner = torch.tensor([role.may_be_inner for role in roles])
-        self._conflict = torch.tensor([[child.kind in role.not_above for child in roles] for role in roles])
+        self._rules = _Rules(space)
+
+    @property
+    def choices(self) -> int:
+        """C, how many choices a walk makes: for each slot its edges, its role, its model."""
+        return first_choice(self.space.max_nodes)
 
     def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Edge, role and model logits."""
@@ -101,7 +110,7 @@ class StageDistribution:
         ceiling: Tensor,
         *,
         given: Draws | None = None,
-        generator: torch.Generator | None = None,
+        uniforms: Tensor | None = None,
         mode: bool = False,
     ) -> Draws:
         """Draw K graphs, or go through given ones; either way with their exact log-probability.
@@ -112,21 +121,22 @@ class StageDistribution:
             Shape (K,), FLOPs that each graph may cost; at least the cheapest solve.
         given
             Graphs whose log-probability is wanted; one that cannot be drawn has -inf.
-        generator
-            Source of randomness for drawing.
+        uniforms
+            Shape (C, K), in [0, 1): one number for each choice; uniform ones draw by the tables.
         mode
             Take the most probable option at each choice instead of drawing.
         """
-        return _Walk(self, ceiling, given=given, generator=generator, mode=mode).run()
+        return _Walk(self, ceiling, given=given, uniforms=uniforms, mode=mode).run()
 
     def graph(self, draws: Draws, k: int) -> Graph:
         """Graph of draw ``k``."""
-        slots = [s for s in reversed(range(self.space.max_nodes)) if draws.present[k, s]]
+        present, roles, models = (column[k].tolist() for column in (draws.present, draws.roles, draws.models))
+        slots = [s for s in reversed(range(self.space.max_nodes)) if present[s]]
         place = {slot: i for i, slot in enumerate(slots)}
         nodes = []
         for slot in slots:
-            role = self.space.roles[int(draws.roles[k, slot])]
-            model = self.space.pool.names[int(draws.models[k, slot])] if role.needs_model else ""
+            role = self.space.roles[roles[slot]]
+            model = self.space.pool.names[models[slot]] if role.needs_model else ""
             nodes.append(Node(role.name, model))
         pairs = draws.edges[k].nonzero().tolist()
         return Graph(tuple(nodes), tuple((place[s], place[t]) for s, t in pairs))
@@ -152,152 +162,193 @@ class StageDistribution:
         return Draws(edges, present, roles, models, torch.zeros(k, dtype=torch.float64), price)
 
 
+def first_choice(slot: int) -> int:
+    """Number of the first choice of a slot: its edges to slots 0, 1, … come first, then its role, then its model."""
+    return slot * (slot - 1) // 2 + 2 * slot
+
+
+class _Rules:
+    """What roles allow and nodes cost, as tensors. A node's state is a number: (role × M + model) × N + in-degree."""
+
+    def __init__(self, space: StageSpace) -> None:
+        roles, price = space.roles, torch.as_tensor(space.flops_table)
+        _, m, n = price.shape
+        self.needs_parent = torch.tensor([role.min_parents > 0 for role in roles])
+        self.needs_model = torch.tensor([role.needs_model for role in roles])
+        self.sink = torch.tensor([role.may_be_sink for role in roles])
+        self.inner = torch.tensor([role.may_be_inner for role in roles])
+        # Roles that may not stand above some role: their number, and which roles they may not feed, shape (R,).
+        self.conflicts = [
+            (r, torch.tensor([child.kind in role.not_above for child in roles]))
+            for r, role in enumerate(roles)
+            if role.not_above
+        ]
+        needy = self.needs_parent[:, None]
+        first = price[:, :, min(1, n - 1)] * needy
+        # With its first parent, if it needs one: shapes (M, R) and, by the cheapest model, (R,).
+        self.node = (price[:, :, 0] + first).T.contiguous()
+        self.role = self.node.min(0).values
+        # By state: the price, and what one more parent adds to it; the first parent of a needy node is paid above.
+        more = torch.zeros_like(price)
+        more[:, :, :-1] = price[:, :, 1:] - price[:, :, :-1]
+        more[:, :, 0] *= ~needy
+        self.absent = price.numel()  # state of a slot that is not there: costs nothing, takes no parent
+        self.price = torch.cat([price.flatten(), torch.zeros(n, dtype=torch.float64)])
+        self.more = torch.cat([more.flatten(), torch.full((n,), _NEVER, dtype=torch.float64)])
+        self.start = (torch.arange(len(roles))[:, None] * m + torch.arange(m)) * n  # state without parents, (R, M)
+
+
 class _Walk:
-    """One pass over slots, sink first, for K graphs at once."""
+    """One pass over slots, sink first, for K graphs at once; tensors have K as their last dimension.
+
+    ``slack`` is what the ceiling leaves after all nodes, the first parents that are still owed, and one cheapest solve
+    more; it is what makes every choice one comparison. It never falls below 0 while a parent is owed.
+    """
 
     def __init__(
-        self,
-        dist: StageDistribution,
-        ceiling: Tensor,
-        *,
-        given: Draws | None,
-        generator: torch.Generator | None,
-        mode: bool,
+        self, dist: StageDistribution, ceiling: Tensor, *, given: Draws | None, uniforms: Tensor | None, mode: bool
     ) -> None:
-        self.dist, self.given, self.generator, self.mode = dist, given, generator, mode
+        self.dist, self.rules, self.uniforms, self.mode = dist, dist._rules, uniforms, mode
         self.k, self.n = ceiling.shape[0], dist.space.max_nodes
-        self.ceiling = ceiling * (1 + 1e-9)
         self.solve = dist.space.cheapest
-        self.rows = torch.arange(self.k)
-        self.edges = torch.zeros(self.k, self.n, self.n, dtype=torch.bool)
-        self.present = torch.zeros(self.k, self.n, dtype=torch.bool)
-        self.roles = torch.zeros(self.k, self.n, dtype=torch.int64)
-        self.models = torch.zeros(self.k, self.n, dtype=torch.int64)
-        self.degree = torch.zeros(self.k, self.n, dtype=torch.int64)
-        self.needy = torch.zeros(self.k, self.n, dtype=torch.bool)  # lacks its first parent
-        self.rise = torch.zeros(self.k, self.n, dtype=torch.float64)  # what one more parent adds to its price
-        self.spent = torch.zeros(self.k, dtype=torch.float64)
+        self.slack = ceiling * (1 + 1e-9) - self.solve
+        self.given = None
+        if given is not None:
+            self.given = (given.edges.permute(1, 2, 0).contiguous(), given.roles.T, given.models.T)
+        self.edges = torch.zeros(self.n, self.n, self.k, dtype=torch.bool)
+        self.roles = torch.zeros(self.n, self.k, dtype=torch.int64)
+        self.models = torch.zeros(self.n, self.k, dtype=torch.int64)
+        self.present: list[Tensor] = []
+        self.states: list[Tensor] = []
+        self.more: list[Tensor] = []  # what one more parent costs each slot
+        self.needy: list[Tensor] = []  # lacks its first parent
+        self.taken: list[Tensor] = []  # of each edge: chosen freely
+        self.left: list[Tensor] = []  # of each edge: refused freely
+        self.dead = torch.zeros(self.k, dtype=torch.bool)  # given, but cannot be drawn
         self.log_prob = torch.zeros(self.k, dtype=torch.float64)
 
     def run(self) -> Draws:
         for slot in range(self.n):
-            self.present[:, slot] = self._draw_edges(slot) if slot else torch.ones(self.k, dtype=torch.bool)
-            self._draw_role(slot)
-            self._draw_model(slot)
-        return Draws(self.edges, self.present, self.roles, self.models, self.log_prob, self.spent)
+            if slot:
+                there, owed = self._draw_edges(slot)
+            else:
+                there, owed = torch.ones_like(self.dead), torch.zeros_like(self.dead)
+            self._draw_node(slot, there, owed)
+        price = torch.stack([self.rules.price[state] for state in self.states]).sum(0)
+        log_prob = torch.where(self.dead, -torch.inf, self.log_prob + self._edges_log_prob())
+        present = torch.stack(self.present)
+        return Draws(self.edges.permute(2, 0, 1), present.T, self.roles.T, self.models.T, log_prob, price)
 
-    def _draw_edges(self, slot: int) -> Tensor:
-        """Draw the edges from a slot to those before it; whether it got any, shape (K,)."""
-        later = slot < self.n - 1
-        has = torch.zeros(self.k, dtype=torch.bool)
-        passed = torch.zeros(self.k, dtype=torch.bool)  # a needy slot was left for a later one to feed
+    def _draw_edges(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Draw the edges from a slot to those before it: whether it got any, and whether it left a needy one; (K,)."""
+        chance = torch.sigmoid(self.dist.edge_logits[slot].detach()).tolist()
+        has = torch.zeros_like(self.dead)
+        passed = torch.zeros_like(self.dead)
+        room = self.slack  # less one more solve, for a later slot, where a needy one was passed
         for t in range(slot):
-            there, needy, rise = self.present[:, t], self.needy[:, t].clone(), self.rise[:, t].clone()
-            wants = (self.needy * self.rise).sum(1)
-            waiting = self.needy.any(1)
-            left = self.ceiling - self.spent
-            # If the edge is drawn, this slot is a node; if a needy slot was passed, one more solver must follow.
-            yes = there & (self.solve + rise + wants - needy * rise + passed * self.solve <= left)
-            if not later:
-                yes &= ~passed
-            passed_no = passed | needy
-            no_need = torch.where(
-                has, self.solve * (1.0 + passed_no) + wants, torch.where(waiting, self.solve + wants, 0.0)
-            )
-            no = no_need <= left
-            if not later:
-                no &= ~passed_no
-            chosen = self._bernoulli(self.dist.edge_logits[slot, t], yes, no | ~there, (slot, t))
-            self.edges[:, slot, t] = chosen
-            self.spent = self.spent + chosen * rise
-            self.degree[:, t] += chosen.long()
-            self.needy[:, t] &= ~chosen
-            self._refresh_rise(t)
-            has, passed = has | chosen, torch.where(chosen, passed, passed_no)
-        return has
+            needy, more = self.needy[t], self.more[t]
+            # A needy slot must be fed here if no later slot could be: it is the last, or the rest pays no other solve.
+            must = needy if slot == self.n - 1 else needy & has & ~passed & (room < self.solve)
+            may = (room >= more) | must
+            if self.given is not None:
+                chosen = self.given[0][slot, t]
+                self.dead = self.dead | (chosen & ~may) | (must & ~chosen)
+            elif self.mode:
+                chosen = may if chance[t] > 0.5 else must
+            else:
+                chosen = (self._uniform(slot, t) < chance[t]) & may | must
+            free = may & ~must
+            self.taken.append(free & chosen)
+            self.left.append(free & ~chosen)
+            self.edges[slot, t] = chosen
+            room = torch.where(chosen, room - more, room)
+            self.states[t] = torch.where(chosen, self.states[t] + 1, self.states[t])
+            self.more[t] = self.rules.more[self.states[t]]
+            self.needy[t] = needy & ~chosen
+            room = torch.where(self.needy[t] & ~passed, room - self.solve, room)
+            has, passed = has | chosen, passed | self.needy[t]
+        self.slack = torch.where(passed, room + self.solve, room)
+        return has, passed
 
-    def _bernoulli(self, logit: Tensor, yes: Tensor, no: Tensor, at: tuple[int, int]) -> Tensor:
-        """Choose an edge where it may be chosen; forced choices carry no log-probability."""
-        free = yes & no
-        if self.given is not None:
-            chosen = self.given.edges[:, at[0], at[1]].clone()
-            impossible = torch.where(chosen, ~yes, ~no)
-            self.log_prob = torch.where(impossible, -torch.inf, self.log_prob)
-        else:
-            drawn = logit > 0 if self.mode else self._uniform() < torch.sigmoid(logit.detach())
-            chosen = torch.where(free, drawn, yes)
-        log_p = torch.where(chosen, torch.nn.functional.logsigmoid(logit), torch.nn.functional.logsigmoid(-logit))
-        self.log_prob = self.log_prob + torch.where(free, log_p, torch.zeros_like(log_p))
-        return chosen
+    def _edges_log_prob(self) -> Tensor:
+        """Log-probability of all free edge choices, shape (K,)."""
+        if self.n == 1:
+            return torch.zeros_like(self.log_prob)
+        rows, columns = torch.tril_indices(self.n, self.n, -1)
+        logits = self.dist.edge_logits[rows, columns]
+        yes, no = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
+        return yes @ torch.stack(self.taken).double() + no @ torch.stack(self.left).double()
 
-    def _draw_role(self, slot: int) -> None:
-        dist, price = self.dist, self.dist._price
-        needs = dist._needs_parent
-        allowed = (dist._sink if slot == 0 else dist._inner).expand(self.k, -1).clone()
+    def _draw_node(self, slot: int, there: Tensor, owed: Tensor) -> None:
+        """Draw role and model; ``owed``: the solve in ``slack`` is for a parent that some node still lacks."""
+        rules, given = self.rules, self.given
+        free = torch.where(owed, self.slack, self.slack + self.solve)  # for a node that owes no parent itself
+        allowed = rules.role[:, None] <= torch.where(rules.needs_parent[:, None], self.slack, free)
+        allowed &= (rules.sink if slot == 0 else rules.inner)[:, None]
         if slot == self.n - 1:
-            allowed &= ~needs
-        # (K, R): role r conflicts with the role of some child.
-        child = torch.nn.functional.one_hot(self.roles, len(needs)).bool() & self.edges[:, slot, :, None]
-        allowed &= ~(dist._conflict[None] & child.any(1)[:, None, :]).any(2)
-        own = torch.where(needs, 0.0, price[:, :, 0].min(1).values)  # (R,)
-        first = torch.where(needs, price[:, :, 1].min(1).values if self.n > 1 else own, 0.0)
-        allowed &= self._affordable(own.expand(self.k, -1), needs.expand(self.k, -1), first.expand(self.k, -1))
-        given = None if self.given is None else self.given.roles[:, slot]
-        chosen = self._categorical(dist.role_logits[slot], allowed, self.present[:, slot], given)
-        self.roles[:, slot] = chosen
-        self.needy[:, slot] = self.present[:, slot] & needs[chosen]
+            allowed &= ~rules.needs_parent[:, None]
+        for r, banned in rules.conflicts if slot else ():
+            allowed[r] &= ~(banned[self.roles[:slot]] & self.edges[slot, :slot]).any(0)
+        role = self._choose(slot, 0, allowed, there, None if given is None else given[1][slot])
+        needy = there & rules.needs_parent[role]
+        allowed = rules.node[:, role] <= torch.where(needy, self.slack, free)
+        asks = there & rules.needs_model[role]
+        model = self._choose(slot, 1, allowed, asks, None if given is None else given[2][slot])
+        self.roles[slot], self.models[slot] = role, model
+        self.slack = torch.where(there, self.slack - rules.node[model, role], self.slack)
+        self.present.append(there)
+        self.needy.append(needy)
+        self.states.append(torch.where(there, rules.start[role, model], rules.absent))
+        self.more.append(rules.more[self.states[slot]])
 
-    def _draw_model(self, slot: int) -> None:
-        dist, price = self.dist, self.dist._price
-        role, needy = self.roles[:, slot], self.needy[:, slot].clone()
-        asks = self.present[:, slot] & dist._needs_model[role]
-        self.needy[:, slot] = False  # counted through `first` while the model is open
-        first = price[role, :, min(1, self.n - 1)] * needy[:, None]
-        allowed = self._affordable(price[role, :, 0], needy[:, None].expand(-1, price.shape[1]), first)
-        given = None if self.given is None else self.given.models[:, slot]
-        self.models[:, slot] = self._categorical(dist.model_logits[slot], allowed, asks, given)
-        self.needy[:, slot] = needy
-        own = price[role, self.models[:, slot], 0]
-        self.spent = self.spent + torch.where(self.present[:, slot], own, torch.zeros_like(own))
-        self._refresh_rise(slot)
-
-    def _affordable(self, own: Tensor, needs: Tensor, first: Tensor) -> Tensor:
-        """Which options of shape (K, options) leave enough to give every needy slot a parent."""
-        wants = (self.needy * self.rise).sum(1, keepdim=True) + first
-        waiting = self.needy.any(1, keepdim=True) | needs
-        need = own + torch.where(waiting, self.solve + wants, torch.zeros_like(wants))
-        return need <= (self.ceiling - self.spent)[:, None]
-
-    def _categorical(self, logits: Tensor, allowed: Tensor, there: Tensor, given: Tensor | None) -> Tensor:
-        """Choose among allowed options, shape (K, options), in the rows that are there."""
-        there = there.clone()  # a view of `present`, which changes before gradients are taken
-        allowed = allowed | ~there[:, None]  # rows that are not there draw nothing that counts
+    def _choose(self, slot: int, which: int, allowed: Tensor, there: Tensor, given: Tensor | None) -> Tensor:
+        """Choose a role (``which`` 0) or model (1) among those allowed, shape (options, K), in the rows that are there."""
+        logits = (self.dist.role_logits, self.dist.model_logits)[which][slot]
+        allowed = allowed | ~there  # rows that are not there choose nothing that counts
         if given is not None:
-            impossible = there & ~allowed.gather(1, given[:, None])[:, 0]
-            self.log_prob = torch.where(impossible, -torch.inf, self.log_prob)
-            allowed = allowed | impossible[:, None]  # keeps the rest of the pass finite
-        log_p = torch.log_softmax(torch.where(allowed, logits, -torch.inf), dim=1)
+            impossible = ~allowed.gather(0, given[None])[0]
+            self.dead = self.dead | impossible
+            allowed = allowed | impossible  # keeps the rest of the pass finite
+        masked = torch.where(allowed, logits[:, None], -torch.inf)
         if given is not None:
             chosen = given
         elif self.mode:
-            chosen = log_p.argmax(1)
+            chosen = masked.argmax(0)
         else:
-            gumbel = -torch.log(-torch.log(self._uniform(log_p.shape[1]).clamp_min(1e-300)))
-            chosen = (log_p.detach() + gumbel).argmax(1)
+            chosen = _pick(logits.detach(), allowed, self._uniform(slot, slot + which))
         chosen = torch.where(there, chosen, 0)
-        picked = log_p.gather(1, chosen[:, None])[:, 0]
-        self.log_prob = self.log_prob + torch.where(there, picked, torch.zeros_like(picked))
+        picked = logits[chosen] - torch.logsumexp(masked, 0)
+        self.log_prob = self.log_prob + torch.where(there, picked, 0.0)
         return chosen
 
-    def _refresh_rise(self, slot: int) -> None:
-        price = self.dist._price
-        degree, role, model = self.degree[:, slot], self.roles[:, slot], self.models[:, slot]
-        more = torch.clamp(degree + 1, max=self.n - 1)
-        self.rise[:, slot] = price[role, model, more] - price[role, model, degree]
+    def _uniform(self, slot: int, place: int) -> Tensor:
+        if self.uniforms is None:
+            raise AssertionError
+        return self.uniforms[first_choice(slot) + place]
 
-    def _uniform(self, columns: int = 0) -> Tensor:
-        shape = (self.k, columns) if columns else (self.k,)
-        return torch.rand(shape, dtype=torch.float64, generator=self.generator)
+
+def _pick(logits: Tensor, allowed: Tensor, uniform: Tensor) -> Tensor:
+    """Option that a uniform number names, shape (K,), with exactly the probabilities of the allowed ones.
+
+    Parameters
+    ----------
+    logits
+        Shape (options,).
+    allowed
+        Shape (options, K), at least one in each column.
+    uniform
+        Shape (K,), in [0, 1).
+    """
+    weights = torch.softmax(logits, 0)
+    ends = weights.cumsum(0)
+    option = torch.bucketize(uniform, ends[:-1], right=True)
+    rest = (~allowed.gather(0, option[None])[0]).nonzero()[:, 0]
+    if len(rest):
+        width = weights[option[rest]]
+        within = (uniform[rest] - ends[option[rest]] + width) / width.clamp_min(1e-300)
+        running = torch.softmax(torch.where(allowed[:, rest], logits[:, None], -torch.inf), 0).cumsum(0)
+        option[rest] = (running <= within.clamp(0, _ALMOST_ONE) * running[-1]).sum(0)
+    return option
 
 
 class Distribution:
@@ -321,11 +372,20 @@ class Distribution:
 
     def draw(self, k: int, generator: torch.Generator) -> tuple[Draws, ...]:
         """Draw ``k`` plans as tensors, one `Draws` per stage."""
-        return self._walk(k, None, generator=generator)
+        choices = sum(stage.choices for stage in self.stages)
+        return self.decode(torch.rand(choices, k, dtype=torch.float64, generator=generator))
+
+    def decode(self, uniforms: Tensor) -> tuple[Draws, ...]:
+        """The plans that numbers in [0, 1) name, shape (choices of all stages, K): any numbers name valid plans.
+
+        Uniform numbers name plans with the probabilities of the tables.
+        """
+        parts = torch.split(uniforms, [stage.choices for stage in self.stages])
+        return self._walk(uniforms.shape[1], uniforms=parts)
 
     def mode(self) -> Plan:
         """The plan that takes the most probable option at each choice."""
-        return self.plan(self._walk(1, None, mode=True), 0)
+        return self.plan(self._walk(1, mode=True), 0)
 
     def plan(self, draws: Sequence[Draws], row: int) -> Plan:
         """Plan of one row of the draws."""
@@ -337,7 +397,7 @@ class Distribution:
 
     def log_prob(self, draws: Sequence[Draws]) -> Tensor:
         """Log-probability of labelled draws, shape (K,), nats; carries gradients to every logit that was used."""
-        walked = self._walk(draws[0].edges.shape[0], draws)
+        walked = self._walk(draws[0].edges.shape[0], given=draws)
         return torch.stack([draw.log_prob for draw in walked]).sum(0)
 
     def entropy(self, k: int = 256, seed: int = 0) -> float:
@@ -369,9 +429,9 @@ class Distribution:
     def _walk(
         self,
         k: int,
-        given: Sequence[Draws] | None,
         *,
-        generator: torch.Generator | None = None,
+        given: Sequence[Draws] | None = None,
+        uniforms: Sequence[Tensor] | None = None,
         mode: bool = False,
     ) -> tuple[Draws, ...]:
         left = torch.full((k,), self.space.budget.flops, dtype=torch.float64)
@@ -382,7 +442,10 @@ class Distribution:
             floor = sum(later.cheapest for later in self.space.stages[s + 1 :])
             ceiling = cheapest + shares[s] / shares[s:].sum() * (left - floor - cheapest)
             draws = stage.walk(
-                ceiling.detach(), given=None if given is None else given[s], generator=generator, mode=mode
+                ceiling.detach(),
+                given=None if given is None else given[s],
+                uniforms=None if uniforms is None else uniforms[s],
+                mode=mode,
             )
             left = left - draws.price
             result.append(draws)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
 from agentgraph.backends.base import Backend
-from agentgraph.budget import Cost, Tokens, flops
+from agentgraph.budget import Cost, Tokens, flops, is_number
 from agentgraph.errors import BackendError, ConfigError
 from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
@@ -136,6 +136,10 @@ class Executor:
     ) -> None:
         self.task, self.pool, self.roles, self.backends, self.store = task, pool, dict(roles), backends, store
         self.seed, self.failure_share = seed, failure_share
+        if type(seed) is not int:
+            raise ConfigError(f"seed={seed!r} must be a whole number")
+        if not is_number(failure_share) or not 0 <= failure_share <= 1:
+            raise ConfigError(f"failure_share={failure_share!r} must be in [0, 1]")
         self.counts = Counts()
         self.on_progress = _silent
         for model in pool:
@@ -244,8 +248,13 @@ class Executor:
             # A task of its own: a question that is given up must not take the reply from others that wait for it.
             sending = asyncio.ensure_future(self._send(request, model))
             self._in_flight[request.key] = sending
-            sending.add_done_callback(lambda _: self._in_flight.pop(request.key, None))
+            sending.add_done_callback(lambda done: self._landed(request.key, done))
         return await asyncio.shield(self._in_flight[request.key])
+
+    def _landed(self, key: str, sending: asyncio.Task[Reply]) -> None:
+        del self._in_flight[key]
+        if not sending.cancelled():
+            sending.exception()  # those who wait raise it; if all of them gave up, it is no accident
 
     async def _send(self, request: Request, model: Model) -> Reply:
         backend = self.backends[model.backend]

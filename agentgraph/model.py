@@ -52,6 +52,9 @@ class Model:
             raise ConfigError(
                 f"model {self.name!r}: prompt_form={self.prompt_form!r} is unknown; use one of {', '.join(FORMS)}"
             )
+        for field_name in ("parameters", "layers", "hidden_size"):
+            if not isinstance(getattr(self, field_name), (int, float)):
+                raise ConfigError(f"model {self.name!r}: {field_name}={getattr(self, field_name)!r} is not a number")
         self.size  # noqa: B018  a bad size is an error here, at the door
 
     @property

@@ -35,6 +35,11 @@ class Plan:
         text = json.dumps(self.compact(), separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
+    @property
+    def nodes(self) -> int:
+        """Number of nodes of all stages."""
+        return sum(len(graph.nodes) for graph in self.stages)
+
     def compact(self) -> list[Any]:
         """Graphs as JSON-able data."""
         return [graph.compact() for graph in self.stages]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentgraph.budget import Budget
-from agentgraph.errors import ReplayError
+from agentgraph.errors import ConfigError, ReplayError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Executor
 from agentgraph.graph import Graph, Node
@@ -71,11 +71,15 @@ def replay(
 
     Raises
     ------
+    ConfigError
+        If the replicate is no whole number of at least 0.
     SpaceError
         If the pool lacks a model of the plan.
     ReplayError
         If the task has another number of stages than the plan.
     """
+    if type(replicate) is not int or replicate < 0:
+        raise ConfigError(f"replicate={replicate!r} must be a whole number of at least 0")
     task, pool = executor.task, executor.pool
     plan = _mapped(plan_file.plan(), dict(replace or {}))
     for graph in plan.stages:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
-from agentgraph.budget import Budget
+from agentgraph.budget import Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor, Job
@@ -28,7 +28,7 @@ from agentgraph.score import interval
 from agentgraph.search import search
 from agentgraph.space import Space, StageSpace
 from agentgraph.store import ReplyStore
-from agentgraph.tasks.base import Task
+from agentgraph.tasks.base import SPLITS, Task
 from agentgraph.trial import Trial
 from agentgraph.version import __version__
 from agentgraph.watch import Progress, RoundSummary, Watcher
@@ -79,9 +79,17 @@ class Setup:
             raise ConfigError(
                 f"budget.units={self.budget_units} with budget.flops={self.budget_flops}: give one of them, and null for the other"
             )
-        for name in ("rounds", "plans_per_round", "questions_per_round", "finalists"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for key, value in (("budget.units", self.budget_units), ("budget.flops", self.budget_flops)):
+            if value is not None and not is_number(value):
+                raise ConfigError(f"{key}={value!r} must be a number")
+        for name in ("max_nodes", "rounds", "plans_per_round", "questions_per_round", "finalists", "seed"):
+            value, least = getattr(self, name), 0 if name == "seed" else 1
+            if type(value) is not int or value < least:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        if not is_number(self.failure_share) or not 0 <= self.failure_share <= 1:
+            raise ConfigError(f"failure_share={self.failure_share!r} must be in [0, 1]")
+        for split in SPLITS:  # too few questions are said now, not after the search
+            self.task.questions(split)
 
 
 @dataclass(frozen=True)
@@ -110,13 +118,13 @@ def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
     """The search space, and notes on what was left out of it and why."""
     notes = []
     roles = list(setup.roles)
+    lengths = measured(executor, roles)  # first: asking shows what a server cannot do
     blind = sorted({model.name for model in setup.pool if not setup.backends[model.backend].has_logprobs})
     if blind:
         dropped = [role.name for role in roles if role.needs_confidence]
         roles = [role for role in roles if not role.needs_confidence]
         if dropped:
             notes.append(f"left out {', '.join(dropped)}: no log-probabilities from {', '.join(blind)}")
-    lengths = measured(executor, roles)
     stages = tuple(
         StageSpace(stage.name, tuple(roles), setup.pool, setup.max_nodes, table)
         for stage, table in zip(setup.task.stages, lengths, strict=True)
@@ -153,9 +161,13 @@ class _Run:
         self.setup, self.executor, self.folder, self.watcher = setup, executor, folder, watcher
         self.began = time.monotonic()
         executor.on_progress = self._progress
-        watcher.start(f"agentgraph search: {setup.task.name}", setup.rounds)
-        watcher.phase("measure lengths", None)
+        measures = not all(stage.lengths.exact for stage in setup.task.stages)
+        if measures:
+            watcher.start(f"agentgraph search: {setup.task.name}", setup.rounds)
+            watcher.phase("measure lengths", None)
         self.space, notes = build_space(setup, executor)
+        if not measures:  # a budget that buys nothing is said before anything else
+            watcher.start(f"agentgraph search: {setup.task.name}", setup.rounds)
         for note in notes:
             watcher.note(note)
         setup.optimizer.setup(self.space, setup.objective, rounds=setup.rounds, call=executor.ask)
@@ -263,7 +275,12 @@ class _Run:
     def _winner(self, validated: Sequence[Scored]) -> Scored:
         budget = self.space.budget
         fitting = [scored for scored in validated if budget.allows(scored.charge.flops)] or list(validated)
-        return max(fitting, key=lambda scored: (scored.accuracy, -scored.candidate.price.flops))
+
+        def rank(scored: Scored) -> tuple[float, float, int]:
+            candidate = scored.candidate
+            return scored.accuracy, -candidate.price.flops, -candidate.plan.nodes
+
+        return max(fitting, key=rank)
 
     @staticmethod
     def _best_of_each_kind(validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored) -> list[Scored]:

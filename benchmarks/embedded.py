@@ -80,7 +80,9 @@ def main() -> None:
                 if arguments.out:
                     arguments.out.write_text(json.dumps(results, indent=1))
     print(f"\n{arguments.test} test questions each; gain = found - best rival, paired, 95 % interval of each search")
-    print(f"{'task':8s}{'units':>6s}{'found':>8s}{'rival':>8s}{'gain':>8s}{'worst':>8s}{'better':>8s}{'worse':>7s}{'seeds':>7s}")
+    print(
+        f"{'task':8s}{'units':>6s}{'found':>8s}{'rival':>8s}{'gain':>8s}{'worst':>8s}{'better':>8s}{'worse':>7s}{'seeds':>7s}"
+    )
     for task in arguments.tasks:
         for units in arguments.budgets:
             rows = [line for line in results if line["task"] == task and line["units"] == units]

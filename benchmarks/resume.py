@@ -18,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from agentgraph.request import Reply, Request
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,7 +37,7 @@ def child(folder: Path, task: str, seed: int) -> None:
     for backend in setup.backends.values():
         original = backend.reply
 
-        async def logged(request, original=original):
+        async def logged(request: Request, original: Callable[[Request], Awaitable[Reply]] = original) -> Reply:
             os.write(log, f"{request.key}\n".encode())
             return await original(request)
 
@@ -98,7 +101,9 @@ def main() -> None:
             kills += 1
         same = (alone / "trials.jsonl").read_bytes() == (killed / "trials.jsonl").read_bytes()
     print(f"kills {kills}, calls {len(asked):,}, archive equal byte for byte: {same}")
-    print(f"asked again: {again} ({again / max(1, kills):.1f} for each kill: what was in flight), stored and asked again: {broken}")
+    print(
+        f"asked again: {again} ({again / max(1, kills):.1f} for each kill: what was in flight), stored and asked again: {broken}"
+    )
     if not same or broken:
         sys.exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from collections import Counter
@@ -33,6 +34,7 @@ POOL = Pool(
         for family in "ab"
     ]
 )
+FEW = Pool([POOL.named(name) for name in ("a-small", "b-small", "b-medium")])
 ROLES = (
     Assistant(name="assistant"),
     Assistant(name="assistant_greedy", settings=Settings(temperature=0.0)),
@@ -52,7 +54,7 @@ def skilled(request):
     question = text.split(":")[1]
     family, size = request.model.split("-")
     knows = (calc.kind(question) == "odd") == (family == "a")
-    rng = random.Random(request.seed)  # noqa: S311
+    rng = random.Random(request.seed)
     right = rng.random() < (SKILL[size] if knows else 0.15)
     confidence = rng.betavariate(6, 2) if right else rng.betavariate(2, 6)
     answer = calc.answer(question) if right else f"{rng.randrange(1000):03d}"
@@ -136,6 +138,31 @@ class Relay(Task):
         return float(answer == question.gold)
 
 
+def record(folder, questions=120):
+    """Write a recorded folder: two models, three samples of each question; its path."""
+    folder.mkdir()
+    models = {"one": {"parameters": 1e9}, "two": {"parameters": 3e9}}
+    asked = [{"id": f"q{i}", "question": f"{i}?", "gold": str(i % 7)} for i in range(questions)]
+    replies = [
+        {
+            "question": f"q{i}",
+            "model": model,
+            "sample": sample,
+            "answer": str((i if (i + sample) % 3 else i + 1) % 7),
+            "confidence": 0.5,
+            "prompt_tokens": 20,
+            "output_tokens": 5,
+        }
+        for i in range(questions)
+        for model in models
+        for sample in range(3)
+    ]
+    (folder / "models.json").write_text(json.dumps(models))
+    for name, rows in (("questions", asked), ("replies", replies)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
 def optimizer():
     return AgentReinforce(RuleBased())
 
@@ -143,18 +170,18 @@ def optimizer():
 def setup(**changes):
     """A small search on models of known skill."""
     settings = {
-        "task": calc.Calc(sizes={"train": 64, "validation": 64, "test": 64}),
-        "pool": POOL,
+        "task": calc.Calc(sizes={"train": 32, "validation": 16, "test": 24}),
+        "pool": FEW,
         "backends": {"scripted": backend()},
         "roles": ROLES,
         "optimizer": optimizer(),
         "objective": Accuracy(),
-        "budget_units": 8.0,
-        "max_nodes": 6,
+        "budget_units": 6.0,
+        "max_nodes": 5,
         "rounds": 4,
         "plans_per_round": 4,
         "questions_per_round": 16,
-        "finalists": 4,
+        "finalists": 3,
     }
     return Setup(**{**settings, **changes})
 
@@ -163,10 +190,13 @@ class Logged:
     """A script that appends the key of each request to a file, and counts them by key."""
 
     def __init__(self, path: Path, script=skilled):
-        self.path, self.script, self.keys = path, script, Counter()
+        self.script, self.keys = script, Counter()
+        self.file = path.open("ab", buffering=0)
 
     def __call__(self, request):
         self.keys[request.key] += 1
-        with self.path.open("a") as file:
-            file.write(request.key + "\n")
+        self.file.write(f"{request.key}\n".encode())
         return self.script(request)
+
+    def close(self):
+        self.file.close()

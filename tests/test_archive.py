@@ -34,16 +34,12 @@ def fill(archive, rounds, *, start=0):
         plans = [random_plan(seed % 7, stages=1) for seed in (round_, round_ + 1, 3 * round_ + 2)]
         plans = list({plan.id: plan for plan in plans}.values())
         price = Cost(50.0 + round_, 3, 60, 30)
-        archive.add_round(
-            round_, [(plan, price, answers(rng, range(4 * round_, 4 * round_ + 8))) for plan in plans]
-        )
+        archive.add_round(round_, [(plan, price, answers(rng, range(4 * round_, 4 * round_ + 8))) for plan in plans])
     return archive
 
 
 def contents(archive):
-    return [
-        (t.number, t.plan, t.round, t.price, t.marks, t.charged, t.outcomes, t.failures) for t in archive.trials
-    ]
+    return [(t.number, t.plan, t.round, t.price, t.marks, t.charged, t.outcomes, t.failures) for t in archive.trials]
 
 
 # ---- on disk and in memory

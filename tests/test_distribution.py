@@ -8,7 +8,7 @@ import pytest
 import torch
 from spaces import ROLES, SHORT, all_labelled, random_tables, space
 
-from agentgraph.distribution import Distribution
+from agentgraph.distribution import Distribution, _pick
 from agentgraph.errors import AgentGraphError
 from agentgraph.graph import Graph, Node
 from agentgraph.plan import Plan
@@ -78,9 +78,11 @@ def test_shares_move_the_budget_between_stages():
 
 
 @pytest.mark.parametrize(("nodes", "units", "seed"), TINY)
-@pytest.mark.parametrize("lengths", ["exact", "short"])
-def test_probabilities_sum_to_one_over_valid_and_affordable_graphs(nodes, units, seed, lengths):
-    distribution, labelled = tiny(nodes, units, seed, **({"lengths": SHORT} if lengths == "short" else {}))
+@pytest.mark.parametrize(
+    "settings", [{"roles": ROLES[1:5]}, {"lengths": SHORT, "roles": (ROLES[0], *ROLES[2:4], ROLES[5])}]
+)
+def test_probabilities_sum_to_one_over_valid_and_affordable_graphs(nodes, units, seed, settings):
+    distribution, labelled = tiny(nodes, units, seed, **settings)
     log_prob = distribution.log_prob([labelled])
     assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-9)
     possible = log_prob > -torch.inf
@@ -126,7 +128,7 @@ def logits(distribution):
 @pytest.mark.parametrize(("nodes", "units", "seed"), TINY)
 def test_mean_of_the_score_is_zero(nodes, units, seed):
     # sum of p · grad log p = grad of sum of p = grad of 1
-    distribution, labelled = tiny(nodes, units, seed)
+    distribution, labelled = tiny(nodes, units, seed, roles=ROLES[1:5])
     tables = logits(distribution)
     log_prob = distribution.log_prob([labelled])
     possible = log_prob > -torch.inf
@@ -137,7 +139,7 @@ def test_mean_of_the_score_is_zero(nodes, units, seed):
 
 
 def test_expected_reinforce_step_is_the_gradient_of_the_mean():
-    distribution, labelled = tiny(3, 5.0, 9)
+    distribution, labelled = tiny(3, 5.0, 9, roles=ROLES[1:5])
     utility = torch.rand(len(labelled.price), dtype=torch.float64, generator=generator(4))
 
     def mean_utility():
@@ -178,7 +180,7 @@ def test_mode_takes_the_best_option_at_each_choice(seed):
     distribution = random_tables(space(5, 20), seed, spread=1.0)
     for stage in distribution.stages:
         for table in stage.parameters():
-            table *= 1e5
+            table.mul_(1e5)
     drawn = set(distribution.sample(20, seed))
     assert drawn == {distribution.mode()}
 
@@ -222,6 +224,44 @@ def test_impossible_graphs_have_no_probability(graph):
     log_prob = distribution.log_prob(distribution.label([Plan((graph,)), good]))
     assert log_prob[0] == -torch.inf
     assert log_prob[1].isfinite()
+
+
+# ---- numbers that name plans
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_name_the_option_whose_interval_they_fall_in(seed):
+    distribution = random_tables(space(4, 1e6), seed)  # nothing is dear, so most options are allowed
+    stage, numbers = distribution.stages[0], torch.rand(14, 500, dtype=torch.float64, generator=generator(seed))
+    draws = distribution.decode(numbers)[0]
+    role = torch.searchsorted(torch.softmax(stage.role_logits[0], 0).cumsum(0), numbers[0])
+    assert torch.equal(draws.roles[:, 0], role)
+    asks = torch.tensor([role.needs_model for role in ROLES])[role]
+    model = torch.searchsorted(torch.softmax(stage.model_logits[0], 0).cumsum(0), numbers[1])
+    assert torch.equal(draws.models[:, 0], torch.where(asks, model, 0))
+    chosen = numbers[2] < torch.sigmoid(stage.edge_logits[1, 0])
+    assert torch.equal(draws.edges[:, 1, 0], chosen)
+    assert stage.choices == len(numbers)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("units", [1, 2.5, 16])
+def test_any_numbers_name_a_valid_plan(number, units):
+    distribution = random_tables(space(6, units), 2, spread=200.0)
+    draws = distribution.decode(torch.full((distribution.stages[0].choices, 1), number, dtype=torch.float64))
+    distribution.space.check(distribution.plan(draws, 0))
+    assert draws[0].log_prob.isfinite()
+
+
+def test_options_keep_their_probabilities_where_some_are_not_allowed():
+    # the remainder of a number that names a forbidden option is uniform again
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.0], dtype=torch.float64)
+    allowed = torch.tensor([True, True, False, False, True])
+    numbers = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    option = _pick(logits, allowed[:, None].expand(-1, len(numbers)), numbers)
+    found = torch.bincount(option, minlength=5) / len(numbers)
+    wanted = torch.softmax(torch.where(allowed, logits, -torch.inf), 0)
+    assert torch.allclose(found.double(), wanted, atol=1e-4)
 
 
 # ---- state and seeds

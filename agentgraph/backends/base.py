@@ -24,8 +24,8 @@ class Backend(ABC):
     Notes
     -----
     A backend lives on one event loop, from its first `reply` to `close`. One that is fast in batches gathers what
-    is waiting by itself. It raises only `BackendError`, and only for failures of the service; whatever the model
-    says, however odd, is a `Reply`.
+    is waiting by itself. It raises `BackendError` for failures of the service and `TaskError` for a prompt that the
+    model cannot read; whatever the model says, however odd, is a `Reply`.
     """
 
     def __init__(self, name: str, *, limit: int, has_logprobs: bool) -> None:

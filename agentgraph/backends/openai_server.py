@@ -394,7 +394,7 @@ def _words(error: APIStatusError) -> str:
     if isinstance(body, dict):
         said = body.get("message") or body.get("detail") or body
     text = said if isinstance(said, str) else json.dumps(said, default=str)
-    named = [word for word in (error.param, error.code) if word and word not in text]
+    named = [word for word in (error.param, error.code) if word and word not in text and not str(word).isdigit()]
     return " ".join(" ".join([text, *map(str, named)]).split())
 
 

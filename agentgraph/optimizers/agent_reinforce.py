@@ -134,12 +134,12 @@ class AgentReinforce(Optimizer):
         mixes = exact_spend(proxies(stage), budget, max_nodes=stage.max_nodes, rng=rng)
         listed = mixes_text(self.tables, mixes)
         complaint, raw = "", ""
-        for _ in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             raw = self.agent.choose(evidence, mixes, self.mixes, complaint)
             try:
                 choice = parse_choice(raw, mixes, self.mixes)
             except FeedbackError as error:
-                complaint = str(error)
+                complaint = f"{error} (attempt {attempt} of {ATTEMPTS})"
                 self.rejected += 1
                 continue
             self.chosen = [mixes[i] for i in choice.mixes]
@@ -204,12 +204,12 @@ class AgentReinforce(Optimizer):
     def _learn(self, evidence: Evidence) -> str:
         """feedback → parse → step."""
         complaint, raw = "", ""
-        for _ in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             raw = self.agent.feedback(evidence, complaint)
             try:
                 feedback = parse(raw, self.tables)
             except FeedbackError as error:
-                complaint = str(error)
+                complaint = f"{error} (attempt {attempt} of {ATTEMPTS})"
                 self.rejected += 1
                 continue
             self._step(feedback)

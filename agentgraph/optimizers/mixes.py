@@ -36,26 +36,57 @@ def exact_spend(prices: Sequence[int], budget: int, *, max_nodes: int, rng: np.r
     All of them up to 1,000; above that, a random 1,000. If none spends it exactly (no model costs 1), the largest sum
     below that can be spent is taken.
     """
-    for spend in range(budget, 0, -1):
-        found = _mixes(prices, spend, max_nodes)
-        if found:
-            break
-    else:
-        return []
-    if len(found) > MOST_MIXES:
-        found = [found[i] for i in sorted(rng.choice(len(found), MOST_MIXES, replace=False).tolist())]
-    return found
+    counts = _Counts(prices, max_nodes)
+    for spend in range(min(budget, max(prices) * max_nodes), 0, -1):
+        total = counts.of(0, spend, max_nodes)
+        if total:
+            ranks = range(total) if total <= MOST_MIXES else sorted(_distinct(total, rng))
+            return [counts.mix(rank, spend, max_nodes) for rank in ranks]
+    return []
 
 
-def _mixes(prices: Sequence[int], spend: int, nodes: int) -> list[Mix]:
-    if not prices:
-        return [()] if spend == 0 else []
-    first, rest = prices[0], prices[1:]
-    return [
-        (count, *tail)
-        for count in range(min(spend // first, nodes), -1, -1)
-        for tail in _mixes(rest, spend - count * first, nodes - count)
-    ]
+def _distinct(total: int, rng: np.random.Generator) -> set[int]:
+    """`MOST_MIXES` different numbers below ``total``, which may be larger than any machine integer."""
+    ranks: set[int] = set()
+    while len(ranks) < MOST_MIXES:
+        # 64 random bits beyond those of the total make the remainder even enough.
+        wide = int.from_bytes(rng.bytes(total.bit_length() // 8 + 9), "little")
+        ranks.add(wide % total)
+    return ranks
+
+
+class _Counts:
+    """How many mixes there are, and which is the n-th, without listing them: pools may be large."""
+
+    def __init__(self, prices: Sequence[int], max_nodes: int) -> None:
+        self.prices, self.max_nodes = prices, max_nodes
+        self._known: dict[tuple[int, int, int], int] = {}
+
+    def of(self, first: int, spend: int, nodes: int) -> int:
+        """Mixes of the models from ``first`` on that spend exactly that, with at most that many nodes."""
+        if first == len(self.prices):
+            return int(spend == 0)
+        key = (first, spend, nodes)
+        if key not in self._known:
+            price = self.prices[first]
+            self._known[key] = sum(
+                self.of(first + 1, spend - count * price, nodes - count)
+                for count in range(min(spend // price, nodes) + 1)
+            )
+        return self._known[key]
+
+    def mix(self, rank: int, spend: int, nodes: int) -> Mix:
+        """The mix of that rank; most nodes of the first models come first."""
+        result = []
+        for first, price in enumerate(self.prices):
+            for count in range(min(spend // price, nodes), -1, -1):
+                below = self.of(first + 1, spend - count * price, nodes - count)
+                if rank < below:
+                    break
+                rank -= below
+            result.append(count)
+            spend, nodes = spend - count * price, nodes - count
+        return tuple(result)
 
 
 def warm_up_graphs(stage: StageSpace, mix: Mix, solver: Sequence[str], ceiling: float) -> list[Graph]:

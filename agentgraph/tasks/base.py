@@ -113,7 +113,9 @@ class Task(ABC):
             raise TaskError(f"splits {unknown} are unknown; there are {', '.join(SPLITS)}")
         for split, size in self.sizes.items():
             if size is not None and type(size) is not int:
-                raise TaskError(f"task.sizes.{split}={size!r} is not a whole number; give one, or null for all questions")
+                raise TaskError(
+                    f"task.sizes.{split}={size!r} is not a whole number; give one, or null for all questions"
+                )
 
     @abstractmethod
     def pool(self, split: str) -> Sequence[Question]:

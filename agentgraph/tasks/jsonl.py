@@ -93,6 +93,10 @@ class Jsonl(Task):
         super().__init__(sizes)
         if match not in _FORMATS:
             raise TaskError(f"task.match={match!r} is unknown; use one of {', '.join(_FORMATS)}")
+        if type(max_tokens) is not int or max_tokens < 1:
+            raise TaskError(f"task.max_tokens={max_tokens!r} must be a whole number of at least 1")
+        if not output_tokens > 0:
+            raise TaskError(f"task.output_tokens={output_tokens!r} must be positive")
         if (match == "regex") != (pattern is not None):
             raise TaskError(
                 f"task.match={match!r} with task.pattern={pattern!r}: a pattern goes with match=regex, and only there"
@@ -126,13 +130,17 @@ class Jsonl(Task):
     def mark(self, answer: str, question: Question) -> float:
         if self._match == "numeric":
             given, gold = _number(answer), _number(question.gold)
-            return float(given is not None and gold is not None and abs(given - gold) <= 1e-6 * max(1.0, abs(gold)))
+            if given is None or gold is None:
+                return 0.0
+            whole = given.is_integer() and gold.is_integer()
+            return float(given == gold if whole else abs(given - gold) <= 1e-6 * max(1.0, abs(gold)))
         return float(_plain(answer) == _plain(question.gold))
 
 
 def _read(path: Path, question: str, gold: str) -> list[Question]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON strings may hold U+2028 and other characters that it takes for the end of a line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise TaskError(f"task.path={path} does not exist; name a file with one JSON object per line") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -200,4 +208,4 @@ def _number(text: str) -> float | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.strip().strip("*`$.").split()).casefold()
+    return " ".join(text.strip(" \t\r\n*`$.").split()).casefold()

@@ -158,7 +158,11 @@ AGENTS = {}
 for module in pkgutil.iter_modules(agentgraph.agents.__path__):
     loaded = importlib.import_module(f"agentgraph.agents.{module.name}")
     for value in vars(loaded).values():
-        if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == loaded.__name__ != Agent.__module__:
+        if (
+            isinstance(value, type)
+            and issubclass(value, Agent)
+            and value.__module__ == loaded.__name__ != Agent.__module__
+        ):
             AGENTS[module.name] = value
 
 
@@ -254,10 +258,12 @@ class Muttering(Agent):
         self.replies, self.complaints = list(replies), []
 
     def feedback(self, evidence, complaint=""):
+        del evidence
         self.complaints.append(complaint)
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
     def choose(self, evidence, mixes, count, complaint=""):
+        del mixes, count
         return self.feedback(evidence, complaint)
 
 
@@ -302,17 +308,24 @@ def test_a_complaint_may_help():
 # ---- a language model as agent
 
 
-def test_language_model_in_a_search(tmp_path):
+def test_language_model_in_a_search():
     asked = []
 
     def script(request):
         asked.append(request)
         choose = "Choose the" in request.messages[-1][1]
-        return '{"critique": "c", "mixes": [0]}' if choose else nudge(table="model", slot=1, option="a-large")
+        return '{"critique": "c", "mixes": [0]}' if choose else nudge(table="model", slot=1, option="b-medium")
 
     agent = LanguageModel(Model("writer", 1.0, backend="talk", fingerprint="w"), max_tokens=99)
     served = {"scripted": backend(), "talk": Scripted(script, name="talk")}
-    found = run(setup(backends=served, optimizer=AgentReinforce(agent), rounds=3))
+    found = run(
+        setup(
+            task=Calc(sizes={"train": 16, "validation": 8, "test": 8}),
+            backends=served,
+            optimizer=AgentReinforce(agent),
+            rounds=3,
+        )
+    )
     assert len(asked) == 3
     assert {request.settings.max_tokens for request in asked} == {99}
     assert found.summary["agent_calls"] == 3
@@ -336,7 +349,11 @@ def test_language_model_is_told_what_was_wrong():
     agent = LanguageModel(Model("writer", 1.0, backend="talk"), insights=False)
     optimizer_ = AgentReinforce(agent)
     served = {"scripted": backend(), "talk": Scripted(script, name="talk")}
-    run(setup(backends=served, optimizer=optimizer_, rounds=2))
+    run(
+        setup(
+            task=Calc(sizes={"train": 16, "validation": 8, "test": 8}), backends=served, optimizer=optimizer_, rounds=2
+        )
+    )
     assert "Your last answer could not be used: expected a JSON object, got 'no'" in seen[1]
     assert "got (99,)" in seen[2]
     assert optimizer_.dropped == 0
@@ -349,7 +366,14 @@ def test_agents_server_that_is_gone_stops_the_run():
     agent = LanguageModel(Model("writer", 1.0, backend="talk"))
     served = {"scripted": backend(), "talk": Scripted(script, name="talk")}
     with pytest.raises(BackendRefused, match="does not listen"):
-        run(setup(backends=served, optimizer=AgentReinforce(agent), rounds=2))
+        run(
+            setup(
+                task=Calc(sizes={"train": 16, "validation": 8, "test": 8}),
+                backends=served,
+                optimizer=AgentReinforce(agent),
+                rounds=2,
+            )
+        )
 
 
 def test_not_connected():

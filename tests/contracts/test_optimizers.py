@@ -11,10 +11,12 @@ from fakes import POOL, ROLES
 from spaces import SHORT
 
 import agentgraph.optimizers
+from agentgraph.agents.language_model import LanguageModel
 from agentgraph.agents.rule_based import RuleBased
 from agentgraph.budget import Budget, Cost
 from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.optimizers.base import Optimizer
+from agentgraph.request import Reply
 from agentgraph.space import Space, StageSpace
 from agentgraph.tasks.calc import CalcStage
 from agentgraph.trial import Answer, Trial
@@ -38,14 +40,21 @@ def space(units, *, nodes=6, stages=1, roles=ROLES, lengths=CalcStage.lengths):
     return Space(made, Budget(units * unit, unit))
 
 
+AGENTS = {"AgentReinforce": RuleBased(), "ZeroShot": LanguageModel(POOL[0])}
+
+
 def no_model(request, backend):
     raise AssertionError((request, backend))
 
 
+def no_plans(request, backend):
+    return Reply(f"{backend} cannot think of any, asked {len(request.messages)} things.", 1, 1)
+
+
 def new(cls, inside, rounds=6):
-    arguments = {"agent": RuleBased()} if cls.__name__ == "AgentReinforce" else {}
+    arguments = {"agent": AGENTS[cls.__name__]} if cls.__name__ in AGENTS else {}
     optimizer = cls(**arguments)
-    optimizer.setup(inside, Accuracy(), rounds=rounds, call=no_model)
+    optimizer.setup(inside, Accuracy(), rounds=rounds, call=no_plans if cls.__name__ == "ZeroShot" else no_model)
     return optimizer
 
 
@@ -109,8 +118,7 @@ def test_plans_are_in_the_space_and_none_twice_in_a_round(cls, which):
 
 
 @pytest.mark.parametrize("cls", MEMBERS)
-@pytest.mark.parametrize("stop", range(1, 6))
-@pytest.mark.parametrize("which", ["usual", "two stages"])
+@pytest.mark.parametrize(("stop", "which"), [(1, "usual"), (2, "usual"), (4, "usual"), (3, "two stages")])
 def test_goes_on_from_its_state(cls, stop, which):
     inside = space(**SPACES[which])
     archive = Archive(inside)

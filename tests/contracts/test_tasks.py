@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from fakes import Relay
+from fakes import Relay, record
 
 import agentgraph.tasks
 from agentgraph.errors import TaskError
@@ -27,12 +27,14 @@ def member(name):
 def make(request, tmp_path):
     """Makes the task with the given sizes."""
     if request.param == "relay":
-        return lambda **settings: Relay(**settings)
+        return Relay
     cls, settings = member(request.param), {}
     if request.param == "jsonl":
         settings["path"] = tmp_path / "questions.jsonl"
         rows = [json.dumps({"question": f"What is {i} + 1?", "gold": f"{i + 1}"}) for i in range(200)]
         settings["path"].write_text("\n".join(rows))
+    elif request.param == "recorded":
+        settings["path"] = record(tmp_path / "recorded")
     return lambda **more: cls(**settings, **more)
 
 
@@ -109,7 +111,7 @@ def test_stages_are_complete(make):
             assert stage.extract(odd) is None or isinstance(stage.extract(odd), str)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "jsonl"])
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("jsonl", "recorded")])
 def test_same_questions_in_every_process(name):
     script = (
         f"from agentgraph.config import load_task; "

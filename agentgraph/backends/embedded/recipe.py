@@ -29,7 +29,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences per step, by role and task."""
+    """Sequences per step, by role and task.
+
+    Attributes
+    ----------
+    end_weight
+        Weight in the loss of the end token after a refined or fused calc answer.
+    """
 
     solve_calc: int
     solve_recall: int
@@ -37,6 +43,7 @@ class Batch:
     fuse_calc: int = 0
     refine_recall: int = 0
     fuse_recall: int = 0
+    end_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,34 @@ SIZES = {
         Shape(32, 96, 2),
         Schedule(8e-3, 100, 1800, 150, target=0.25),
         Batch(128, 128),
-        (Schedule(4e-3, 50, 50, 350), Schedule(2e-3, 50, 50, 300)),
+        (
+            Schedule(4e-3, 50, 50, 350),
+            Schedule(2e-3, 50, 50, 300),
+            Schedule(4e-3, 50, 250, 650),
+            Schedule(2e-3, 20, 30, 120),
+        ),
     ),
     "medium": Size(
         Shape(64, 192, 2),
         Schedule(6e-3, 100, 1200, 150, target=0.3),
         Batch(144, 96),
-        (Schedule(3e-3, 50, 50, 250), Schedule(1.5e-3, 50, 50, 200)),
+        (
+            Schedule(3e-3, 50, 50, 250),
+            Schedule(1.5e-3, 50, 50, 200),
+            Schedule(2.5e-3, 50, 100, 300),
+            Schedule(1.2e-3, 20, 30, 80),
+        ),
     ),
     "large": Size(
         Shape(96, 256, 3),
         Schedule(4e-3, 100, 700, 130, target=0.4),
         Batch(128, 112),
-        (Schedule(2e-3, 50, 50, 180), Schedule(1e-3, 50, 50, 130)),
+        (
+            Schedule(2e-3, 50, 50, 180),
+            Schedule(1e-3, 50, 50, 130),
+            Schedule(1.5e-3, 50, 50, 170),
+            Schedule(8e-4, 10, 20, 50),
+        ),
     ),
 }
 """The three sizes; calc leaves its plateau later when recall takes more of the batch."""
@@ -87,7 +109,13 @@ OFTEN = {"a": 0, "b": 1}
 RARE_CALC, RARE_RECALL = 0.08, 0.08
 """Share of a family's solve sequences that are about the other kind, and about the other half."""
 
-ROLES_BATCH = Batch(64, 64, refine_calc=48, fuse_calc=64, refine_recall=48, fuse_recall=64)
+ROLES_BATCHES = (
+    Batch(64, 64, refine_calc=48, fuse_calc=64, refine_recall=48, fuse_recall=64),
+    Batch(64, 64, refine_calc=48, fuse_calc=64, refine_recall=48, fuse_recall=64),
+    Batch(48, 96, refine_calc=48, fuse_calc=64, refine_recall=96, fuse_recall=128),
+    Batch(48, 96, refine_calc=48, fuse_calc=64, refine_recall=96, fuse_recall=128, end_weight=1.0),
+)
+"""Sequences per step of each role phase; only the last teaches where a decided calc answer ends."""
 
 MOST_CANDIDATES = 6
 """Fusers are trained with 2 to this many candidates."""

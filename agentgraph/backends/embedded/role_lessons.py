@@ -80,13 +80,13 @@ class RoleLessons:
         return [
             solve_calc(*mixed_calc(rng, batch.solve_calc, often=self._often, share=RARE_CALC, test=False)),
             solve_recall(self._facts.codes[drawn], self._facts.numbers[drawn]),
-            self.calc(batch.refine_calc, 1),
-            self.calc(batch.fuse_calc, int(rng.integers(2, MOST_CANDIDATES + 1))),
+            self.calc(batch.refine_calc, 1, batch.end_weight),
+            self.calc(batch.fuse_calc, int(rng.integers(2, MOST_CANDIDATES + 1)), batch.end_weight),
             self.recall(batch.refine_recall, 1),
             self.recall(batch.fuse_recall, int(rng.integers(2, MOST_CANDIDATES + 1))),
         ]
 
-    def calc(self, rows: int, k: int) -> Lesson:
+    def calc(self, rows: int, k: int, end_weight: float) -> Lesson:
         """Candidates, an own trace as the model writes it, then the right answer."""
         half = QUESTIONS // len(calc.KINDS)
         other = self._rng.random(rows) < OTHER_KIND
@@ -106,6 +106,7 @@ class RoleLessons:
         right = (values == running_values(factors, start)).all(1)
         weights[:, :-4] = (right & ~other)[:, None]
         weights[:, -4:-1] = ANSWER_WEIGHT
+        weights[:, -1] = end_weight
         return Lesson(tokens, weights)
 
     def recall(self, rows: int, k: int) -> Lesson:

@@ -30,7 +30,7 @@ from agentgraph.backends.embedded.recipe import (
     OFTEN,
     RARE_CALC,
     RARE_RECALL,
-    ROLES_BATCH,
+    ROLES_BATCHES,
     SEEDS,
     SIZES,
     Batch,
@@ -130,7 +130,7 @@ class Training:
         schedule = self._size.roles[round_number - 1]
         optimize(
             network,
-            lambda: lessons.step(ROLES_BATCH),
+            lambda: lessons.step(ROLES_BATCHES[round_number - 1]),
             rate=schedule.rate,
             warm_up=schedule.warm_up,
             most=schedule.most,

@@ -1,0 +1,402 @@
+"""Every command through `main`, on a server that answers as scripted; every bad input is one line and status 1."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from generators import random_plan_file
+from servers.loopback import chat
+
+from agentgraph.cli import main
+from agentgraph.tasks import calc
+
+SMALL = ["rounds=2", "plans_per_round=2", "questions_per_round=4", "max_nodes=3", "budget.units=3", "finalists=2"]
+SIZES = ["task.sizes.train=8", "task.sizes.validation=4", "task.sizes.test=4"]
+
+
+def knows(body, _number):
+    """Answers calc questions: `big` always right, `tiny` right on odd factors."""
+    question = re.findall(r"[\d*]{10,}", body["messages"][-1]["content"])[0]
+    right = body["model"] == "big" or calc.kind(question) == "odd"
+    return chat(calc.answer(question) if right else "000")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def pool(place, loopback):
+    """A pool file of two models that a scripted server serves."""
+    loopback.script = knows
+    loopback.models = ("tiny", "big")
+    path = place / "pool.yaml"
+    path.write_text(
+        "members:\n"
+        f"  tiny: {{parameters: 1e9, layers: 16, hidden_size: 2048, base_url: {loopback.url!r}}}\n"
+        f"  big: {{parameters: 2e9, layers: 16, hidden_size: 2048, base_url: {loopback.url!r}}}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command: exit status, what was printed, what was said on standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["agentgraph", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def fails(run, place):
+    """Runs a command that must fail in one line and leave nothing half written."""
+
+    def call(*arguments, shows):
+        status, out, err = run(*arguments)
+        assert status == 1, (out, err)
+        lines = [line for line in err.splitlines() if line.startswith("agentgraph: ")]
+        assert len(lines) == 1, err
+        assert lines == err.splitlines()[-1:]
+        assert "Traceback" not in out + err
+        assert re.search(shows, lines[0]), lines[0]
+        left = [path for path in place.rglob("*") if path.name.endswith(".tmp") or path.name == "best.json"]
+        assert not [path for path in left if "kept" not in path.parts]
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
+def plan(place):
+    """A plan file for the pool's models."""
+    path = place / "plan.json"
+    made = random_plan_file(3, stages=1)
+    made.write(path)
+    return path
+
+
+# ---- every command
+
+
+def test_search_show_replay_and_go_on(run, fails, pool, place, loopback):
+    kept = place / "kept"
+    status, out, err = run("search", f"models={pool}", *SMALL, *SIZES, f"hydra.run.dir={kept}")
+    assert status == 0, err
+    assert "Test questions: 4 (used for nothing else). Budget 3 units." in out
+    assert "found plan" in out
+    assert f"Replay: agentgraph replay plan={kept}/best.json task=calc" in out
+    names = {path.name for path in kept.iterdir()}
+    assert {
+        "best.json",
+        "config.yaml",
+        "front.json",
+        "replies.jsonl",
+        "state.json",
+        "summary.json",
+        "trials.jsonl",
+    } <= names
+    assert loopback.url not in (kept / "best.json").read_text() + (kept / "trials.jsonl").read_text()
+    best = json.loads((kept / "best.json").read_text())
+    score = next(score for score in best["scores"] if score["split"] == "test")
+
+    said = shlex.split(re.search(r"Replay: agentgraph (replay .*)", out)[1])
+    calls = len(loopback.chats)
+    status, out, err = run(*said)
+    assert status == 0, err
+    assert " 0 made" in out
+    assert len(loopback.chats) == calls
+    assert f"{score['accuracy']:.4f}" in out
+
+    status, out, _ = run("show", f"plan={kept}/best.json")
+    assert status == 0
+    assert "tiny" in out or "big" in out
+    for suffix in ("mmd", "txt", "svg"):
+        assert run("show", f"plan={kept}/best.json", f"out={place}/p.{suffix}")[0] == 0
+        assert (place / f"p.{suffix}").stat().st_size > 50
+
+    before = (kept / "trials.jsonl").read_bytes()
+    status, out, err = run("search", f"run={kept}", "rounds=3")
+    assert status == 0, err
+    assert (kept / "trials.jsonl").read_bytes().startswith(before)
+    assert "rounds: 3" in (kept / "config.yaml").read_text()
+
+    now = (kept / "trials.jsonl").read_bytes()
+    fails(
+        "search",
+        f"run={kept}",
+        "seed=7",
+        shows=rf"run={kept} was started with seed=0, got seed=7; .*only rounds may grow",
+    )
+    fails("search", f"run={kept}", "rounds=1", shows="was started with rounds=3, got rounds=1")
+    fails("search", f"run={kept}", "task=recall", shows="task=recall")
+    (kept / "config.yaml").write_text("a: [")
+    fails("search", f"run={kept}", shows=f"{kept}/config.yaml")
+    assert (kept / "trials.jsonl").read_bytes() == now
+
+    fails(
+        "replay",
+        f"plan={kept}/best.json",
+        "task=calc",
+        f"models={place}/other.yaml",
+        shows="cannot read the model pool",
+    )
+    (place / "other.yaml").write_text(pool.read_text().replace("tiny:", "small:").replace("big:", "large:"))
+    fails(
+        "replay",
+        f"plan={kept}/best.json",
+        f"models={place}/other.yaml",
+        shows=r"the pool has no model '(\w+)'; it has small, large; map it with replace\.\1=",
+    )
+
+
+def test_check(run, pool, loopback):
+    status, out, _ = run("check", f"models={pool}", "task=calc")
+    assert status == 0
+    assert re.search(r"tiny .* 1\.00 .* ok, mark [01]", out)
+    assert re.search(r"big .* ok, mark 1", out)
+    loopback.script = lambda _body, _number: chat("")
+    status, out, _ = run("check", f"models={pool}", "task=recall")
+    assert "replied, but without an answer that can be read: empty" in out
+
+
+def test_several_seeds(run, pool, place):
+    status, out, err = run(
+        "search", "--multirun", f"models={pool}", *SMALL, *SIZES, "seed=0,1", f"hydra.sweep.dir={place}/sweep"
+    )
+    assert status == 0, err
+    assert out.count("Test questions: 4") == 2
+    for number in "01":
+        assert (place / "sweep" / number / "best.json").exists()
+        assert f"seed: {number}" in (place / "sweep" / number / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"], ["--version"]])
+def test_help(run, arguments):
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "")
+    assert "agentgraph" in out
+
+
+@pytest.mark.parametrize("command", ["search", "replay", "show", "check"])
+@pytest.mark.usefixtures("place")
+def test_help_of_each_command(run, command):
+    status, out, err = run(command, "--help")
+    assert (status, err) == (0, "")
+    assert f"agentgraph {command}" in out
+    assert "== Settings ==" in out
+    if command == "search":
+        assert "rounds: 12" in out
+
+
+def test_all_settings_are_shown(run, place):
+    status, out, err = run("search", "--cfg", "job", "rounds=5", "task=recall")
+    assert (status, err) == (0, "")
+    assert "rounds: 5" in out
+    assert "agentgraph.tasks.recall.Recall" in out
+    assert list(place.iterdir()) == []
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shows"),
+    [
+        (["serach"], "'serach' is no command; there are search, replay, show, check"),
+        (["search", "task=chess"], "task=chess is unknown; there are calc, .*recall"),
+        (["search", "optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, "),
+        (["search", "models=gpt"], "models=gpt is unknown; there are embedded, "),
+        (["search", "role=[judge]"], "role=judge is unknown; there are assistant, "),
+        (["search", "agent=human"], "agent=human is unknown; there are language_model, rule_based"),
+        (["search", "rouds=3"], "the key 'rouds' is unknown; see 'agentgraph search --help'"),
+        (["search", "models=none.yaml"], "cannot read the model pool .*none.yaml: No such file"),
+        (["search", "run=nowhere"], "run=nowhere is no run folder: it has no config.yaml"),
+        (["replay"], "plan"),
+        (["show"], "plan"),
+        (["show", "plan=none.json"], "none.json"),
+        (["show", "plans=x"], "the key 'plans' is unknown"),
+        (["check", "models=gpt"], "models=gpt is unknown"),
+    ],
+)
+def test_bad_command_line(fails, arguments, shows):
+    fails(*arguments, shows=shows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shows"),
+    [
+        (["budget.units=0.5"], r"\(0\.5 units\) buys no call: .*'tiny'"),
+        (["budget.units=0"], "the budget must be positive, got 0"),
+        (["budget.units=many"], "budget.units='many' must be a number"),
+        (["budget.flops=1e15"], "budget.units=3 with budget.flops=1000000000000000.0: give one"),
+        (
+            ["task.sizes.train=1000000"],
+            r"has 2000 train questions, 1000000 were asked for; set task.sizes.train to 1\.\.",
+        ),
+        (["task.sizes.test=x"], "task.sizes.test='x' is not a whole number"),
+        (["rounds=0"], "rounds=0 must be"),
+        (["rounds=few"], "rounds='few' must be a whole number"),
+        (["seed=-1"], "seed=-1 must be"),
+        (["seed=x"], "seed='x' must be"),
+        (["max_nodes=0"], "max_nodes=0"),
+        (["failure_share=2"], "failure_share=2 must be in"),
+        (["task=jsonl", "~task.sizes"], "path"),
+        (["role=[vote]"], r"roles \['vote'\] cannot solve a question"),
+        (["role.assistant.settings.temperature=-1"], r"temperature must be in \[0, 5\], got -1"),
+        (["agent=language_model", "agent.model=writer"], "the pool has no model 'writer'; it has tiny, big"),
+    ],
+)
+def test_bad_settings_of_a_search(fails, pool, loopback, arguments, shows):
+    given = [*SMALL, *(() if "task=jsonl" in arguments else SIZES)]
+    keys = {argument.split("=")[0] for argument in arguments}
+    fails("search", f"models={pool}", *(g for g in given if g.split("=")[0] not in keys), *arguments, shows=shows)
+    assert loopback.chats == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "shows"),
+    [
+        (['{"question": "Why?"}'], r"mine.jsonl, line 1 has no 'gold' \(fields: question\)"),
+        (['{"question": "Why?", "gold": "x"}', "nonsense"], "mine.jsonl, line 2 is not JSON"),
+        ([json.dumps({"question": f"{i}?", "gold": "1"}) for i in range(9)], "has 9 distinct questions, .*at least 48"),
+    ],
+)
+def test_bad_questions(fails, pool, place, lines, shows):
+    (place / "mine.jsonl").write_text("\n".join(lines))
+    fails("search", f"models={pool}", "task=jsonl", "task.path=mine.jsonl", shows=shows)
+    fails("check", f"models={pool}", "task=jsonl", "task.path=mine.jsonl", shows=shows)
+
+
+def test_own_questions(run, pool, place, loopback):
+    loopback.script = lambda body, _number: chat(f"Answer: {body['messages'][-1]['content'][:1]}")
+    rows = [json.dumps({"question": f"{i % 9} then {i}?", "gold": str(i % 9)}) for i in range(80)]
+    (place / "mine.jsonl").write_text("\n".join(rows))
+    kept = place / "a folder"
+    status, out, err = run(
+        "search", f"models={pool}", "task=jsonl", "task.path=mine.jsonl", *SMALL, f"hydra.run.dir='{kept}'"
+    )
+    assert status == 0, err
+    calls = len(loopback.chats)
+    status, out, err = run(*shlex.split(re.search(r"Replay: agentgraph (replay .*)", out)[1]))
+    assert status == 0, err
+    assert " 0 made" in out
+    assert len(loopback.chats) == calls
+
+
+def edited(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def cycle(data):
+    edges = data["stages"][0]["graph"]["edges"]
+    edges.append({"source": edges[0]["target"], "target": edges[0]["source"]})
+
+
+@pytest.mark.parametrize("command", ["show", "replay"])
+@pytest.mark.parametrize(
+    ("change", "shows"),
+    [
+        (lambda data: data.update(format=9), r"format.*9|9.*format"),
+        (lambda data: data["roles"]["assistant"].update(kind="judge"), "judge"),
+        (lambda data: data.pop("models"), "models"),
+        (cycle, "cycle"),
+    ],
+)
+def test_bad_plan(fails, pool, plan, command, change, shows):
+    edited(plan, change)
+    more = [f"models={pool}"] if command == "replay" else []
+    line = fails(command, f"plan={plan}", *more, shows=shows)
+    assert str(plan) in line or plan.name in line
+
+
+def test_plan_that_is_no_plan(fails, pool, place):
+    (place / "plan.json").write_text("{not json")
+    fails("show", "plan=plan.json", shows="plan.json")
+    fails("replay", "plan=plan.json", f"models={pool}", shows="plan.json")
+    fails("replay", "plan=none.json", f"models={pool}", shows="none.json")
+    fails("replay", f"plan={place}", f"models={pool}", shows=str(place))
+
+
+@pytest.mark.parametrize(
+    ("argument", "shows"),
+    [
+        ("split=dev", "split 'dev' is unknown"),
+        ("replicate=-1", "replicate=-1 must be"),
+        ("store=nowhere/replies.jsonl", "nowhere/replies.jsonl"),
+        ("seed=x", "seed='?x"),
+        ("task.sizes.test=1000000", "has 4000 test questions"),
+        ("failure_share=7", "failure_share=7"),
+    ],
+)
+def test_bad_settings_of_a_replay(fails, pool, plan, argument, shows):
+    mapped = [f"replace.{name}=big" for name in json.loads(plan.read_text())["models"]]
+    fails("replay", f"plan={plan}", f"models={pool}", *mapped, argument, shows=shows)
+
+
+def test_plan_of_models_that_the_pool_lacks(fails, pool, plan):
+    fails(
+        "replay",
+        f"plan={plan}",
+        f"models={pool}",
+        shows=r"the pool has no model '.*'; it has tiny, big; map it with replace\.",
+    )
+
+
+def test_models_are_mapped(run, pool, plan, loopback):
+    names = list(json.loads(plan.read_text())["models"])
+    assert any("." in name for name in names)
+    status, out, err = run(
+        "replay", f"plan={plan}", f"models={pool}", *(f"replace.{name}=big" for name in names), "task.sizes.test=3"
+    )
+    assert status == 0, err
+    assert {body["model"] for body in loopback.chats} == {"big"}
+    assert "12 calls needed, 12 made, 0 failed" in out
+    assert " 1.000 [" in out
+
+
+@pytest.mark.usefixtures("place")
+def test_picture_that_cannot_be_drawn(fails, plan):
+    fails("show", f"plan={plan}", "out=p.xyz", shows="p.xyz|xyz")
+    fails("show", f"plan={plan}", "out=nowhere/p.txt", shows="nowhere/p.txt")
+
+
+def test_server_that_does_not_answer(fails, run, place):
+    (place / "gone.yaml").write_text("members: {m: {parameters: 3e9, base_url: 'http://127.0.0.1:9/v1'}}")
+    line = fails(
+        "search", "models=gone.yaml", *SMALL, *SIZES, f"hydra.run.dir={place}/gone", shows="http://127.0.0.1:9/v1"
+    )
+    assert "m" in line
+    status, out, err = run("check", "models=gone.yaml")
+    assert status == 1
+    assert "FAILED: " in out
+    assert "http://127.0.0.1:9/v1" in out
+    assert "Traceback" not in out + err
+
+
+def test_key_in_a_url_is_never_written(run, place, loopback):
+    loopback.script = knows
+    url = loopback.url.replace("://", "://user:sesame@")
+    (place / "pool.yaml").write_text(f"members: {{m: {{parameters: 3e9, base_url: {url!r}}}}}")
+    status, out, err = run("search", "models=pool.yaml", *SMALL, *SIZES, f"hydra.run.dir={place}/kept")
+    assert status == 0, err
+    assert "sesame" not in out + err
+    for path in Path(place).rglob("*"):
+        if path.is_file() and path.name != "pool.yaml":
+            assert b"sesame" not in path.read_bytes(), path

@@ -1,0 +1,96 @@
+"""Hand-wired plans: valid, affordable, as large as the budget pays, and of every kind the space has."""
+
+import pytest
+from fakes import POOL, ROLES
+from spaces import SHORT, space
+
+from agentgraph.budget import Budget
+from agentgraph.model import Model, Pool
+from agentgraph.request import Settings
+from agentgraph.rivals import hand_wired
+from agentgraph.roles.rules import check_roles
+from agentgraph.space import Space, StageSpace
+from agentgraph.tasks.calc import CalcStage
+
+KINDS = ["single call", "self-consistency", "confidence vote", "star + fuser", "refine chain", "keep chain"]
+
+
+def inside(units, *, roles=ROLES, pool=POOL, lengths=CalcStage.lengths):
+    stage = StageSpace("calc", tuple(roles), pool, 6, lengths)
+    return Space((stage,), Budget(units * stage.cheapest, stage.cheapest))
+
+
+def prices(space, rival):
+    """Price of a rival, computed with its own roles."""
+    (stage,) = space.stages
+    own = StageSpace("calc", tuple(rival.roles.values()) + ROLES[:1], stage.pool, 64, stage.lengths)
+    return own.price(rival.plan.stages[0])
+
+
+@pytest.mark.parametrize("units", [1, 2.5, 8, 13, 40])
+@pytest.mark.parametrize("lengths", [CalcStage.lengths, SHORT])
+def test_valid_and_affordable(units, lengths):
+    space = inside(units, lengths=lengths)
+    rivals = hand_wired(space, "calc")
+    assert rivals
+    for rival in rivals:
+        (graph,) = rival.plan.stages
+        check_roles(graph, rival.roles)
+        assert space.budget.allows(rival.price.flops)
+        assert rival.price == prices(space, rival)
+        assert {node.role for node in graph.nodes} == set(rival.roles)
+        assert len({node.model for node in graph.nodes if node.model}) == 1
+    assert len({(rival.kind, rival.plan.id) for rival in rivals}) == len(rivals)
+
+
+def test_every_kind():
+    rivals = hand_wired(inside(20), "calc")
+    assert list(dict.fromkeys(rival.kind for rival in rivals if "a-small" in str(rival.plan))) == KINDS
+    without = [role for role in ROLES if not role.needs_confidence]
+    assert {rival.kind for rival in hand_wired(inside(20, roles=without), "calc")} == set(KINDS) - {
+        "confidence vote",
+        "keep chain",
+    }
+    assert {rival.kind for rival in hand_wired(inside(20, roles=ROLES[:1]), "calc")} == {"single call", "refine chain"}
+
+
+@pytest.mark.parametrize("units", [3, 8, 13.7])
+def test_as_large_as_the_budget_pays(units):
+    space = inside(units)
+    unit = space.budget.unit
+    for rival in hand_wired(space, "calc"):
+        (graph,) = rival.plan.stages
+        if rival.kind in ("self-consistency", "confidence vote"):
+            solve = (
+                space.stages[0].price(type(graph)((graph.nodes[0].__class__("assistant", graph.nodes[0].model),))).flops
+            )
+            assert graph.width == int(units * unit * (1 + 1e-9) / solve)
+        if rival.kind == "keep chain" and graph.nodes[0].model.endswith("small"):
+            assert graph.depth == int(units + 1e-9)
+    if units == 8:  # more nodes than the search may use: rivals are held back by nothing but the budget
+        assert max(len(rival.plan.stages[0].nodes) for rival in hand_wired(space, "calc")) == 9
+
+
+def test_temperatures_come_from_the_card():
+    pool = Pool([Model("m", 1e6, 2, 32, temperatures={"calc": 0.2, "default": 0.9})])
+    rivals = hand_wired(inside(8, pool=pool), "calc")
+    single = [rival for rival in rivals if rival.kind == "single call"]
+    assert [role.settings for rival in single for role in rival.roles.values()] == [Settings(0.2)]
+    votes = [
+        role.settings for r in rivals if r.kind == "self-consistency" for role in r.roles.values() if role.needs_model
+    ]
+    assert votes == [Settings(0.2), Settings(1.0)]
+    (other,) = [r for r in hand_wired(inside(8, pool=pool), "recall") if r.kind == "single call"]
+    assert [role.settings.temperature for role in other.roles.values()] == [0.9]
+
+
+def test_models_that_the_budget_does_not_pay_are_left_out():
+    rivals = hand_wired(inside(2), "calc")
+    assert {node.model for rival in rivals for node in rival.plan.stages[0].nodes if node.model} == {
+        "a-small",
+        "b-small",
+    }
+
+
+def test_only_for_single_stages():
+    assert hand_wired(space(3, 8, stages=2), "calc") == []

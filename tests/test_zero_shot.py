@@ -1,0 +1,100 @@
+"""What a model proposes is checked, counted and never trusted."""
+
+import json
+
+import numpy as np
+import pytest
+from spaces import POOL, space
+
+from agentgraph.agents.language_model import LanguageModel
+from agentgraph.agents.rule_based import RuleBased
+from agentgraph.errors import ConfigError
+from agentgraph.objectives.accuracy import Accuracy
+from agentgraph.optimizers.zero_shot import ZeroShot
+from agentgraph.request import Reply
+
+SOLVE = [{"role": "assistant", "model": "small"}]
+STAR = [*SOLVE, *SOLVE, {"role": "vote", "parents": [0, 1]}]
+
+
+class Model:
+    """Answers from a list, then nothing of use; remembers what it was asked."""
+
+    def __init__(self, *texts):
+        self.texts, self.asked = list(texts), []
+
+    def __call__(self, request, backend):
+        assert backend == "default"
+        self.asked.append(request)
+        return Reply(self.texts.pop(0) if self.texts else "?", 1, 1)
+
+
+def plans(*stages):
+    return json.dumps({"plans": [[stage] for stage in stages]})
+
+
+def new(model, agent=None):
+    made = ZeroShot(agent or LanguageModel(POOL[0]))
+    made.setup(space(4, 6), Accuracy(), rounds=4, call=model)
+    return made
+
+
+def test_proposals_are_used():
+    model = Model(f"Here you are:\n```json\n{plans(SOLVE, STAR)}\n```")
+    made = new(model)
+    found = made.ask(2, np.random.default_rng(0))
+    assert [len(plan.stages[0].nodes) for plan in found] == [1, 3]
+    assert made.headline() == "2 used"
+    text = model.asked[0].messages[0][1]
+    for word in (
+        "at most 4 nodes",
+        "with small: 0: 1.00",
+        "vote (at least 1 parents; last node only): no model",
+        "6.00 units",
+        "none",
+    ):
+        assert word in text
+
+
+def test_the_next_reply_fills_what_is_missing():
+    model = Model(plans(SOLVE), plans(SOLVE, STAR))
+    made = new(model)
+    assert len(made.ask(2, np.random.default_rng(0))) == 2
+    assert made.counts == {"used": 2, "proposed before": 1}
+    assert len({request.replicate for request in model.asked}) == 2
+    assert '"role": "assistant"' in model.asked[1].messages[0][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "unusable replies"),
+        ("Sure!", "unusable replies"),
+        ("{}", "unusable replies"),
+        ('{"plans": 3}', "unusable replies"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "unusable replies"),
+        (plans([]), "invalid plans"),
+        (plans([{"role": "judge"}]), "invalid plans"),
+        (plans([{"role": "assistant", "model": "gpt"}]), "invalid plans"),
+        (plans([{"role": "vote"}]), "invalid plans"),
+        (plans([{"role": "assistant", "model": "small", "parents": [0]}]), "invalid plans"),
+        (plans(SOLVE * 2), "invalid plans"),
+        (plans(SOLVE * 9999), "invalid plans"),
+        ('{"plans": [[]]}', "invalid plans"),
+        (json.dumps({"plans": [[SOLVE, SOLVE]]}), "invalid plans"),
+        (plans([{"role": "assistant", "model": "large"}]), "plans over budget"),
+    ],
+)
+def test_what_cannot_be_used_is_dropped_and_counted(text, kind):
+    made = new(Model(text))
+    found = made.ask(3, np.random.default_rng(0))
+    for plan in found:
+        made.space.check(plan)
+    assert made.counts[kind] >= 1
+    assert made.counts["drawn at random"] == len(found) == 3
+    assert made.counts["unusable replies"] == 2 + (kind == "unusable replies")
+
+
+def test_it_needs_a_language_model():
+    with pytest.raises(ConfigError, match="optimizer=zero_shot asks a language model, got agent 'rule_based'"):
+        new(Model(), RuleBased())
