@@ -177,9 +177,7 @@ def test_marks_only_can_be_kept_but_not_voted_on(tmp_path):
 
 def test_replies_without_an_answer_abstain(tmp_path):
     lines = [json.dumps({**reply(q, m, s), "answer": None}) for q in range(N) for m in MODELS for s in range(2)]
-    _, (answers,) = run_plan(
-        write(tmp_path / "w", replies="\n".join(lines)), Graph((Node("assistant", "big"),))
-    )
+    _, (answers,) = run_plan(write(tmp_path / "w", replies="\n".join(lines)), Graph((Node("assistant", "big"),)))
     assert all(answer.mark == 0 and dict(answer.outcomes) == {"empty": 1} for answer in answers)
     assert answers[0].charge.prompt_tokens == 20
 

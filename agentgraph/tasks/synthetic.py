@@ -72,8 +72,15 @@ def _star(sink: str, *sources: tuple[str, str]) -> Plan:
     return Plan.from_compact([[[*map(list, sources), [sink, ""]], [[i, n] for i in range(n)]]])
 
 
-def _chain(first: tuple[str, str], *others: tuple[str, str]) -> Plan:
-    return Plan.from_compact([[[list(first), *map(list, others)], [[i, i + 1] for i in range(len(others))]]])
+def _chain(*nodes: tuple[str, str]) -> Plan:
+    return Plan.from_compact([[[*map(list, nodes)], [[i, i + 1] for i in range(len(nodes) - 1)]]])
+
+
+def _watched_chain(sink: str, *nodes: tuple[str, str]) -> Plan:
+    """A chain whose every node a vote hears."""
+    n = len(nodes)
+    edges = [[i, i + 1] for i in range(n)] + [[i, n] for i in range(n - 1)]
+    return Plan.from_compact([[[*map(list, nodes), [sink, ""]], edges]])
 
 
 LANDSCAPES: Final = {
@@ -107,8 +114,8 @@ LANDSCAPES: Final = {
         pick=0.8,
         sure_right=0.9,
         sure_wrong=0.3,
-        optimum=_chain(("assistant", "east"), ("keep", "west")),
-        value=0.0,
+        optimum=_watched_chain("confidence_vote", *[("assistant", "west"), ("assistant", "east")] * 2),
+        value=0.90356671375,
     ),
 }
 
