@@ -175,7 +175,7 @@ def _same_choices(folder: Any) -> list[str]:  # noqa: ANN401
     words = [f"task={target}"]
     if target == "jsonl":
         words.append(f"task.path={config.task.path}")
-    if "path" in config.models:
+    if "path" in config.models and "_target_" not in config.models:
         words.append(f"models={config.models.path}")
     words += [f"task.sizes.{split}={size}" for split, size in config.task.sizes.items() if split == "test" and size]
     return words

@@ -226,6 +226,8 @@ class Executor:
             for task in flat:
                 task.cancel()
             await asyncio.gather(*flat, return_exceptions=True)
+            if self._broken is not None:  # every task raised this one error; its traceback names them all
+                raise self._broken.with_traceback(None) from None
             raise
         finally:
             left = list(self._in_flight.values())  # asked for questions that were given up

@@ -20,7 +20,9 @@ NONSENSE = [
 GOOD = json.dumps(
     {
         "critique": "The confidence vote does well.",
-        "nudges": [{"table": "role", "slot": 0, "option": "confidence_vote", "by": 2.0, "expect": 0.1, "because": "best"}],
+        "nudges": [
+            {"table": "role", "slot": 0, "option": "confidence_vote", "by": 2.0, "expect": 0.1, "because": "best"}
+        ],
     }
 )
 

@@ -49,7 +49,7 @@ def test_stated_value_is_exact_and_what_the_dice_give(name):
     planted = LANDSCAPES[name]
     SPACE.check(planted.optimum)
     assert landscapes.Exact(planted, ROLES).score(planted.optimum.stages[0]) == pytest.approx(planted.value, abs=1e-12)
-    close(thrown(name, [planted.optimum], 1500)[0], planted.value, 3)
+    close(thrown(name, [planted.optimum], 1000)[0], planted.value, 3)
 
 
 @each
@@ -60,7 +60,7 @@ def test_no_random_plan_beats_the_optimum(name):
     scores = {id_: exact.score(plan.stages[0]) for id_, plan in plans.items()}
     assert max(scores.values()) <= planted.value + 1e-9
     largest = sorted(plans.values(), key=lambda plan: -len(plan.stages[0].nodes))[:4]
-    for plan, marks in zip(largest, thrown(name, largest, 400), strict=True):
+    for plan, marks in zip(largest, thrown(name, largest, 200), strict=True):
         close(marks, scores[plan.id], 4)
 
 
@@ -72,7 +72,7 @@ def test_landscapes_want_what_they_are_named_for():
     assert depth.depth >= 4
     assert len({node.model for node in mix.nodes if node.model}) == 2
     exact = landscapes.Exact(LANDSCAPES["mix"], ROLES)
-    for model in ("east", "west", "tall"):
+    for model in ("east", "west"):  # tall ones would be over budget
         renamed = Graph(tuple(Node(node.role, model if node.model else "") for node in mix.nodes), mix.edges)
         assert exact.score(renamed) < LANDSCAPES["mix"].value - 0.05
 

@@ -40,7 +40,7 @@ def with_backend(backend, work):
 
 def test_every_member_is_here():
     members = {path.stem for path in FOLDER.iterdir() if path.suffix == ".py" or path.name == "embedded"}
-    assert members - {"__init__", "base"} == {"embedded", "openai_server", "scripted"}
+    assert members - {"__init__", "base"} == {"embedded", "openai_server", "recorded", "scripted", "synthetic"}
 
 
 def test_reply(backend):
