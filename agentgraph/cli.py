@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -102,16 +102,19 @@ def _guarded(command: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
 
 def _search(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
     from agentgraph.config import build_search
     from agentgraph.run_folder import RunFolder
     from agentgraph.store import write_atomically
 
     setup = build_search(config.copy())
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    folder = RunFolder(Path(hydra.runtime.output_dir))
+    with open_dict(config):
+        config.replay_with = _task_and_models(hydra.runtime.choices, list(hydra.overrides.task))
     write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
-    _run(setup, folder)
+    _run(setup, folder, config.replay_with)
 
 
 def _go_on(path: Path, overrides: list[str]) -> None:
@@ -139,10 +142,10 @@ def _go_on(path: Path, overrides: list[str]) -> None:
     setup = build_search(config.copy())
     folder = RunFolder(path)
     write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
-    _run(setup, folder)
+    _run(setup, folder, config.replay_with)
 
 
-def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder, imported late
+def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: ANN401  Setup and RunFolder, imported late
     from agentgraph.draw import tree_text
     from agentgraph.report import table
     from agentgraph.run import run
@@ -163,22 +166,15 @@ def _run(setup: Any, folder: Any) -> None:  # noqa: ANN401  Setup and RunFolder,
         f"{summary['agent_tokens']:,} tokens; {summary['seconds']} s"
     )
     print(f"Files: {folder.path}")
-    print(f"Replay: agentgraph replay {shlex.join([f'plan={folder.best}', *_same_choices(folder)])}")
+    print(f"Replay: agentgraph replay {shlex.join([f'plan={folder.best}', *replay_with])}")
 
 
-def _same_choices(folder: Any) -> list[str]:  # noqa: ANN401
-    """Overrides that make a replay use the run's task and models."""
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.load(folder.config)
-    target = str(config.task._target_).split(".")[-2]
-    words = [f"task={target}"]
-    if target == "jsonl":
-        words.append(f"task.path={config.task.path}")
-    if "path" in config.models and "_target_" not in config.models:
-        words.append(f"models={config.models.path}")
-    words += [f"task.sizes.{split}={size}" for split, size in config.task.sizes.items() if split == "test" and size]
-    return words
+def _task_and_models(choices: Mapping[str, str | None], overrides: Sequence[str]) -> list[str]:
+    """Overrides that make a replay use the run's task and models, as they would be typed."""
+    path = next((o.removeprefix("models.path=") for o in overrides if o.startswith("models.path=")), "")
+    models = [] if choices["models"] == "embedded" else [f"models={path or choices['models']}"]
+    given = [o for o in overrides if o.startswith("task.") or (o.startswith("models.") and not path)]
+    return [f"task={choices['task']}", *models, *given]
 
 
 def _replay(config: DictConfig) -> None:
