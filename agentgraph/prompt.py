@@ -7,13 +7,14 @@ with the package, which is also that family's chat template.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from agentgraph.errors import ConfigError
 from agentgraph.request import ChatMessage
 
-__all__ = ["FORMS", "WORDS", "Prompt", "render"]
+__all__ = ["FORMS", "WORDS", "Prompt", "embedded_text", "render"]
 
 WORDS: Final = ("solve", "refine", "fuse")
 FORMS: Final = ("chat", "embedded")
@@ -56,10 +57,20 @@ def _chat(prompt: Prompt) -> tuple[ChatMessage, ...]:
     return (("system", prompt.instructions), ("user", user)) if prompt.instructions else (("user", user),)
 
 
+def embedded_text(word: str, tag: str, question: str, candidates: Sequence[str] = ()) -> str:
+    """The embedded form: letter of the word, tag, candidates, and the question last.
+
+    Examples
+    --------
+    >>> embedded_text("fuse", "K", "qxv", ["296", "412"])
+    'FK296|412|:qxv'
+    """
+    return f"{word[0].upper()}{tag}{''.join(f'{text}|' for text in candidates)}:{question}"
+
+
 def _embedded(prompt: Prompt) -> tuple[ChatMessage, ...]:
-    letter = prompt.word[0].upper()
-    candidates = "".join(f"{text}|" for text in prompt.candidates) if prompt.word != "solve" else ""
-    return (("user", f"{letter}{prompt.tag}{candidates}:{prompt.question}"),)
+    candidates = () if prompt.word == "solve" else prompt.candidates
+    return (("user", embedded_text(prompt.word, prompt.tag, prompt.question, candidates)),)
 
 
 _RENDERERS: Final = {"chat": _chat, "embedded": _embedded}

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from agentgraph.backends.embedded.llama import Llama
-from agentgraph.backends.embedded.prompts import render
+from agentgraph.prompt import embedded_text
 from agentgraph.tasks import calc, recall
 
 WEIGHTS = Path(__file__).parents[1] / "agentgraph" / "backends" / "embedded" / "weights"
@@ -108,7 +108,7 @@ class World:
         seeds = np.random.default_rng([6, *stream]).integers(0, 2**62, len(self.questions))
         replies = self.models[model].generate(
             [
-                render(role, task.TAG, task.view(question, view), given)
+                embedded_text(role, task.TAG, task.view(question, view), given)
                 for question, view, given in zip(questions, views[among].tolist(), candidates, strict=True)
             ],
             temperatures=[temperature] * len(questions),
@@ -417,7 +417,7 @@ def compare_transformers(folder: Path, prompts: int) -> dict[str, int]:
 
     rng = np.random.default_rng(3)
     texts = [
-        render("solve", task.TAG, question)
+        embedded_text("solve", task.TAG, question)
         for task in TASKS.values()
         for question in task.sample_questions(rng, prompts // 2)
     ]

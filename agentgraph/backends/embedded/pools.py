@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agentgraph.backends.embedded.lessons import Facts, Ids, running_values
 from agentgraph.backends.embedded.llama import Llama
-from agentgraph.backends.embedded.prompts import render
+from agentgraph.prompt import embedded_text
 from agentgraph.tasks import calc, recall
 
 QUESTIONS = 4000
@@ -62,7 +62,7 @@ def sample_pool(model: Llama, round_number: int, seed: int) -> Pool:
     rng = np.random.default_rng([seed, round_number])
     views = rng.permuted(np.repeat(factors[:, None], SAMPLES, 1), axis=2)
     questions = [
-        render("solve", calc.TAG, calc.render(row, first))
+        embedded_text("solve", calc.TAG, calc.render(row, first))
         for rows, first in zip(views.tolist(), start.tolist(), strict=True)
         for row in rows
     ]
@@ -74,7 +74,7 @@ def sample_pool(model: Llama, round_number: int, seed: int) -> Pool:
         [int(text[i : i + 3]) for i in range(0, TRACE, 3)] if good else row
         for text, good, row in zip(replies, whole, gold.tolist(), strict=True)
     ]
-    names = [render("solve", recall.TAG, name) for name in recall.facts() for _ in range(SAMPLES)]
+    names = [embedded_text("solve", recall.TAG, name) for name in recall.facts() for _ in range(SAMPLES)]
     return Pool(
         views,
         np.array(values).reshape(*views.shape),

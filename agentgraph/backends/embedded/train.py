@@ -1,8 +1,8 @@
 """Trains the embedded family from nothing: ``python -m agentgraph.backends.embedded.train --out FOLDER``.
 
-Three rounds over all models: learn to solve; learn to refine and fuse on what all models now answer; the same again on
-fresh answers. Each finished step of each model is kept under ``FOLDER/steps``, so that a broken run goes on where it
-stopped. Two processes, one thread each: about half an hour on two cores.
+A first round over all models teaches to solve, four more to refine and fuse, each on what all models answer by then. Each
+finished round of each model is kept under ``FOLDER/steps``, so that a broken run goes on where it stopped. Two processes,
+one thread each: about half an hour on two idle cores.
 """
 
 import argparse
