@@ -7,51 +7,29 @@ level of a graph or for another question. Limits are per backend. The public met
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 from agentgraph.backends.base import Backend
-from agentgraph.budget import Cost, Tokens, flops, is_number
+from agentgraph.budget import Cost, Tokens, is_number
 from agentgraph.errors import BackendError, ConfigError
-from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
-from agentgraph.plan import Plan
-from agentgraph.prompt import Prompt, render
-from agentgraph.request import Reply, Request, Settings, stable_hash
-from agentgraph.roles.base import Message, Role
+from agentgraph.plan_run import Job, PlanRun
+from agentgraph.request import Reply, Request
+from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore
-from agentgraph.tasks.base import Question, Stage, Task
+from agentgraph.tasks.base import Task
 from agentgraph.trial import Answer
 
-__all__ = ["Counts", "Executor", "Job", "sample_numbers"]
+__all__ = ["Counts", "Executor", "Job"]
 
 T = TypeVar("T")
 _TRIES: Final = 4  # of a request, with back-off, before it counts as a failure
 _BACKOFF: Final = 0.5  # seconds before the second try; doubles
 _PATIENCE: Final = 20  # failures before their share is looked at
-
-
-@dataclass(frozen=True)
-class Job:
-    """A plan and the questions it shall answer.
-
-    Parameters
-    ----------
-    replicate
-        0 in the search and on test questions; others ask everything afresh.
-    roles
-        Roles of the plan that are not the executor's, by name.
-    """
-
-    plan: Plan
-    questions: Sequence[Question]
-    replicate: int = 0
-    roles: Mapping[str, Role] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,25 +63,6 @@ class Counts:
     agent_tokens: int = 0
     questions: int = 0
     questions_total: int = 0
-
-
-def sample_numbers(graph: Graph, roles: Mapping[str, Role]) -> list[dict[str, int]]:
-    """Sample number of each node by word: its rank among nodes with the same model, word and settings."""
-    seen: Counter[tuple[str, str, Settings]] = Counter()
-    numbers: list[dict[str, int]] = []
-    for i, node in enumerate(graph.nodes):
-        role, of_node = roles[node.role], {}
-        # A role that finds all its parents absent solves instead: that solve gets a number of its own.
-        words = {form.word for form in role.forms(len(graph.parents[i]))} if role.needs_model else set()
-        for word in sorted(words | {"solve"}) if words else ():
-            key = (node.model, word, role.settings)
-            if word in words:
-                of_node[word] = seen[key]
-                seen[key] += 1
-            else:
-                of_node[word] = len(graph.nodes) + i
-        numbers.append(of_node)
-    return numbers
 
 
 class Executor:
@@ -217,7 +176,7 @@ class Executor:
         self._broken = None
         self.counts.questions = 0
         self.counts.questions_total = sum(len(job.questions) for job in jobs)
-        runs = [_PlanRun(self, job) for job in jobs]
+        runs = [PlanRun(self, job) for job in jobs]
         tasks = [[asyncio.ensure_future(run.question(q)) for q in run.job.questions] for run in runs]
         flat = [task for row in tasks for task in row]
         try:
@@ -240,7 +199,7 @@ class Executor:
         self.check_broken()
         return [[task.result() for task in row] for row in tasks]
 
-    async def _reply(self, request: Request, model: Model) -> Reply:
+    async def reply(self, request: Request, model: Model) -> Reply:
         """The reply to a request: from the store, from the same request in flight, or from the backend."""
         self.counts.asked += 1
         stored = self.store.get(request.key)
@@ -308,6 +267,11 @@ class Executor:
                 retry=False,
             )
 
+    def question_done(self) -> None:
+        """Count a question and say so."""
+        self.counts.questions += 1
+        self.on_progress(self.counts)
+
     def check_broken(self) -> None:
         """Raise what makes going on useless, if anything does."""
         if self._broken is not None:
@@ -316,165 +280,3 @@ class Executor:
 
 def _silent(counts: Counts) -> None:
     del counts
-
-
-class _PlanRun:
-    """One plan over its questions."""
-
-    def __init__(self, executor: Executor, job: Job) -> None:
-        self.executor, self.job = executor, job
-        roles = {**executor.roles, **job.roles}
-        self.stages = []
-        for stage, graph in zip(executor.task.stages, job.plan.stages, strict=True):
-            numbers = sample_numbers(graph, roles)
-            nodes = [
-                _Node(executor, stage, roles[node.role], node.model, numbers[i], job.replicate)
-                for i, node in enumerate(graph.nodes)
-            ]
-            self.stages.append((stage, graph, nodes))
-
-    async def question(self, question: Question) -> Answer:
-        """Run every stage on one question."""
-        executor, bill = self.executor, _Bill()
-        executor.check_broken()
-        message, handed = Message(None), ""
-        try:
-            for s, (_, graph, nodes) in enumerate(self.stages):
-                message = await self._graph(graph, nodes, executor.task.asked(s, question, handed), bill)
-                handed = message.answer or ""
-            mark = 0.0 if message.answer is None else executor.task.mark(message.answer, question)
-        except BackendError:
-            executor.check_broken()
-            return Answer(question.id, None)
-        finally:
-            executor.counts.questions += 1
-            executor.on_progress(executor.counts)
-        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed)
-
-    @staticmethod
-    async def _graph(graph: Graph, nodes: Sequence[_Node], text: str, bill: _Bill) -> Message:
-        if len(nodes) == 1:
-            return await nodes[0].role((), nodes[0].asker(text, bill))
-        running: list[asyncio.Task[Message]] = []
-
-        async def run(i: int) -> Message:
-            parents = [await running[p] for p in graph.parents[i]]
-            return await nodes[i].role(parents, nodes[i].asker(text, bill))
-
-        for i in range(len(nodes)):
-            running.append(asyncio.ensure_future(run(i)))
-        try:
-            return await running[-1]  # every node reaches the sink: when it is done, all are
-        except BaseException:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            raise
-
-
-class _Bill:
-    """What one question has cost so far."""
-
-    def __init__(self) -> None:
-        self.flops: list[float] = []
-        self.prompt_tokens = self.output_tokens = 0.0
-        self.calls = 0
-        self.outcomes: Counter[str] = Counter()
-
-    def add(self, model: Model, reply: Reply) -> None:
-        self.flops.append(flops(model.size, Tokens(reply.prompt_tokens, reply.output_tokens)))
-        self.prompt_tokens += reply.prompt_tokens
-        self.output_tokens += reply.output_tokens
-        self.calls += 1
-
-    def cost(self) -> Cost:
-        # fsum rounds once: the same to the last bit in whatever order the replies came.
-        return Cost(math.fsum(self.flops), self.calls, self.prompt_tokens, self.output_tokens)
-
-
-class _Node:
-    """A node of a plan, ready to run on any question."""
-
-    def __init__(
-        self, executor: Executor, stage: Stage, role: Role, model: str, numbers: Mapping[str, int], replicate: int
-    ) -> None:
-        self.executor, self.stage, self.role, self.replicate = executor, stage, role, replicate
-        self.numbers = numbers
-        self.model = executor.pool.named(model) if role.needs_model else None
-        limit = role.settings.max_tokens or stage.max_tokens
-        self.settings = replace(role.settings, max_tokens=limit)
-        self.view_key = (stage.name, model, self.settings.data())
-        self.solve_key = (stage.name, model, self.settings, numbers.get("solve", 0), replicate)
-
-    def asker(self, text: str, bill: _Bill) -> _Asker:
-        return _Asker(self, text, bill)
-
-
-class _Asker:
-    """Asks one node's model about one question; the `Ask` that roles are given."""
-
-    __slots__ = ("bill", "node", "text")
-
-    def __init__(self, node: _Node, text: str, bill: _Bill) -> None:
-        self.node, self.text, self.bill = node, text, bill
-
-    async def __call__(self, word: str, candidates: Sequence[str] = ()) -> Message:
-        node, model = self.node, self.node.model
-        if model is None:
-            raise ConfigError(f"role {node.role.name!r} calls no model but asked one; set needs_model in its class")
-        reply, problem = Reply("", 0, 0), ""
-        for attempt in (0, 1):  # a bad outcome is asked once more, with fresh randomness
-            request = (
-                self._solve(model, attempt) if word == "solve" else self._request(model, word, candidates, attempt)
-            )
-            reply = await node.executor._reply(request, model)
-            self.bill.add(model, reply)
-            answer = node.stage.extract(reply.text)
-            if answer is not None:
-                confidence = None if reply.logprob is None else _exp(reply.logprob)
-                return Message(answer, reply.text, confidence)
-            problem = _problem(reply)
-        self.bill.outcomes[problem] += 1
-        return Message(None, reply.text)
-
-    def _solve(self, model: Model, attempt: int) -> Request:
-        """The request of a solve, made once for all plans that share it."""
-        node = self.node
-        key = (self.text, *node.solve_key, attempt)
-        known = node.executor.solves.get(key)
-        if known is None:
-            known = node.executor.solves[key] = self._request(model, "solve", (), attempt)
-        return known
-
-    def _request(self, model: Model, word: str, candidates: Sequence[str], attempt: int) -> Request:
-        node = self.node
-        sample = node.numbers[word]
-        view_seed = stable_hash(self.text, node.view_key, word, sample, node.replicate, attempt)
-        prompt = Prompt(
-            word=word,
-            tag=node.stage.tag,
-            instructions=node.stage.instructions,
-            role_instructions=node.role.instructions.get(word, ""),
-            question=node.stage.view(self.text, view_seed),
-            candidates=tuple(candidates),
-        )
-        return Request(
-            model=model.served_name,
-            fingerprint=model.identity,
-            messages=render(model.prompt_form, prompt),
-            settings=node.settings,
-            sample=sample,
-            replicate=node.replicate,
-            attempt=attempt,
-            run_seed=node.executor.seed,
-        )
-
-
-def _exp(logprob: float) -> float:
-    return min(1.0, math.exp(logprob))
-
-
-def _problem(reply: Reply) -> str:
-    if not reply.text.strip():
-        return "empty"
-    return "cut" if reply.finish == "length" else "unparseable"

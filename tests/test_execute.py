@@ -11,10 +11,11 @@ from spaces import random_tables
 from agentgraph.backends.scripted import Scripted
 from agentgraph.budget import Budget, Cost, Tokens
 from agentgraph.errors import BackendError, BackendOverloaded, BackendRefused, BackendTimeout, ConfigError, RunError
-from agentgraph.execute import Executor, Job, sample_numbers
+from agentgraph.execute import Executor, Job
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
+from agentgraph.plan_run import sample_numbers
 from agentgraph.request import Reply, Settings
 from agentgraph.roles.assistant import Assistant
 from agentgraph.space import Space, StageSpace
