@@ -1,19 +1,9 @@
 """Distribution over plans: logits of edges, roles and models, drawn so that every plan is valid and affordable.
 
 Source: Agent-REINFORCE (arXiv 2511.00086), the relaxation P(G) = edges × roles × models. Departures, all to make
-each draw valid by construction and its log-probability exact:
-
-- Slots go from the sink (slot 0) down; slot s draws its edges to the slots t < s that are there, so no draw is
-  rejected for a cycle, and a slot that drew no edge is not there. An edge s -> t makes slot s a parent of slot t.
-- Edges first, then the role, then the model (only if the role calls one).
-- At each choice an option counts only if the cheapest way to finish still fits: each node that lacks its first parent
-  must get one, one cheapest solver may feed them all, and the last slot cannot need a parent itself. Options that
-  do not fit have probability 0 and the others are renormalised.
-- One uniform number in [0, 1) decides each choice. It names an option of the full table; if that one is not allowed,
-  where the number fell within the option's interval chooses among those that are, which leaves every probability as
-  it should be. So the same numbers mean much the same plan whatever the budget, which `encoding` builds on.
-- For several stages, softmax shares give each stage's ceiling: its cheapest graph and its share of what is left
-  over after the cheapest graphs of the later stages.
+each draw valid by construction and its log-probability exact: graphs are drawn slot by slot (`agentgraph.walk` says how),
+never rejected or pruned; and for several stages, softmax shares give each stage's ceiling: its cheapest graph and its
+share of what is left over after the cheapest graphs of the later stages.
 
 Shapes: K draws, N slots, R roles, M models, C = N(N-1)/2 + 2N choices; logits float64.
 """
@@ -21,52 +11,19 @@ Shapes: K draws, N slots, R roles, M models, C = N(N-1)/2 + 2N choices; logits f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from agentgraph.graph import Graph, Node
 from agentgraph.plan import Plan
+from agentgraph.walk import Draws, Rules, Walk, first_choice
 
 if TYPE_CHECKING:
     from agentgraph.space import Space, StageSpace
 
-__all__ = ["Distribution", "Draws", "StageDistribution", "first_choice"]
-
-_NEVER: Final = 1e300  # a price above every budget that can still be multiplied
-_ALMOST_ONE: Final = 1 - 2**-53
-
-
-@dataclass(frozen=True)
-class Draws:
-    """K labelled graphs of one stage.
-
-    Parameters
-    ----------
-    edges
-        Shape (K, N, N), bool: slot s is a parent of slot t < s.
-    present
-        Shape (K, N), bool.
-    roles, models
-        Shape (K, N), int64; 0 where a slot is not there (or calls no model).
-    log_prob
-        Shape (K,), float64, nats.
-    price
-        Shape (K,), float64, FLOPs.
-    """
-
-    edges: Tensor
-    present: Tensor
-    roles: Tensor
-    models: Tensor
-    log_prob: Tensor
-    price: Tensor
-
-    def rows(self, rows: Sequence[int]) -> Draws:
-        """The draws of these rows."""
-        return Draws(*(getattr(self, column)[rows] for column in self.__dataclass_fields__))
+__all__ = ["Distribution", "StageDistribution"]
 
 
 class StageDistribution:
@@ -94,7 +51,7 @@ class StageDistribution:
         self.edge_logits = torch.logit(start).tril(-1).clone()
         self.role_logits = torch.zeros(n, len(space.roles), dtype=torch.float64)
         self.model_logits = torch.zeros(n, len(space.pool), dtype=torch.float64)
-        self._rules = _Rules(space)
+        self._rules = Rules(space)
 
     @property
     def choices(self) -> int:
@@ -126,7 +83,7 @@ class StageDistribution:
         mode
             Take the most probable option at each choice instead of drawing.
         """
-        return _Walk(self, ceiling, given=given, uniforms=uniforms, mode=mode).run()
+        return Walk(self._rules, self.parameters(), ceiling, given=given, uniforms=uniforms, mode=mode).run()
 
     def graph(self, draws: Draws, k: int) -> Graph:
         """Graph of draw ``k``."""
@@ -160,195 +117,6 @@ class StageDistribution:
                 edges[row, last - i, last - j] = True
         price = torch.tensor([self.space.price(graph).flops for graph in graphs], dtype=torch.float64)
         return Draws(edges, present, roles, models, torch.zeros(k, dtype=torch.float64), price)
-
-
-def first_choice(slot: int) -> int:
-    """Number of the first choice of a slot: its edges to slots 0, 1, … come first, then its role, then its model."""
-    return slot * (slot - 1) // 2 + 2 * slot
-
-
-class _Rules:
-    """What roles allow and nodes cost, as tensors. A node's state is a number: (role × M + model) × N + in-degree."""
-
-    def __init__(self, space: StageSpace) -> None:
-        roles, price = space.roles, torch.as_tensor(space.flops_table)
-        _, m, n = price.shape
-        self.needs_parent = torch.tensor([role.min_parents > 0 for role in roles])
-        self.needs_model = torch.tensor([role.needs_model for role in roles])
-        self.sink = torch.tensor([role.may_be_sink for role in roles])
-        self.inner = torch.tensor([role.may_be_inner for role in roles])
-        # Roles that may not stand above some role: their number, and which roles they may not feed, shape (R,).
-        self.conflicts = [
-            (r, torch.tensor([child.kind in role.not_above for child in roles]))
-            for r, role in enumerate(roles)
-            if role.not_above
-        ]
-        needy = self.needs_parent[:, None]
-        first = price[:, :, min(1, n - 1)] * needy
-        # With its first parent, if it needs one: shapes (M, R) and, by the cheapest model, (R,).
-        self.node = (price[:, :, 0] + first).T.contiguous()
-        self.role = self.node.min(0).values
-        # By state: the price, and what one more parent adds to it; the first parent of a needy node is paid above.
-        more = torch.zeros_like(price)
-        more[:, :, :-1] = price[:, :, 1:] - price[:, :, :-1]
-        more[:, :, 0] *= ~needy
-        self.absent = price.numel()  # state of a slot that is not there: costs nothing, takes no parent
-        self.price = torch.cat([price.flatten(), torch.zeros(n, dtype=torch.float64)])
-        self.more = torch.cat([more.flatten(), torch.full((n,), _NEVER, dtype=torch.float64)])
-        self.start = (torch.arange(len(roles))[:, None] * m + torch.arange(m)) * n  # state without parents, (R, M)
-
-
-class _Walk:
-    """One pass over slots, sink first, for K graphs at once; tensors have K as their last dimension.
-
-    ``slack`` is what the ceiling leaves after all nodes, the first parents that are still owed, and one cheapest solve
-    more; it is what makes every choice one comparison. It never falls below 0 while a parent is owed.
-    """
-
-    def __init__(
-        self, dist: StageDistribution, ceiling: Tensor, *, given: Draws | None, uniforms: Tensor | None, mode: bool
-    ) -> None:
-        self.dist, self.rules, self.uniforms, self.mode = dist, dist._rules, uniforms, mode
-        self.k, self.n = ceiling.shape[0], dist.space.max_nodes
-        self.solve = dist.space.cheapest
-        self.slack = ceiling * (1 + 1e-9) - self.solve
-        self.given = None
-        if given is not None:
-            self.given = (given.edges.permute(1, 2, 0).contiguous(), given.roles.T, given.models.T)
-        self.edges = torch.zeros(self.n, self.n, self.k, dtype=torch.bool)
-        self.roles = torch.zeros(self.n, self.k, dtype=torch.int64)
-        self.models = torch.zeros(self.n, self.k, dtype=torch.int64)
-        self.present: list[Tensor] = []
-        self.states: list[Tensor] = []
-        self.more: list[Tensor] = []  # what one more parent costs each slot
-        self.needy: list[Tensor] = []  # lacks its first parent
-        self.taken: list[Tensor] = []  # of each edge: chosen freely
-        self.left: list[Tensor] = []  # of each edge: refused freely
-        self.dead = torch.zeros(self.k, dtype=torch.bool)  # given, but cannot be drawn
-        self.log_prob = torch.zeros(self.k, dtype=torch.float64)
-
-    def run(self) -> Draws:
-        for slot in range(self.n):
-            if slot:
-                there, owed = self._draw_edges(slot)
-            else:
-                there, owed = torch.ones_like(self.dead), torch.zeros_like(self.dead)
-            self._draw_node(slot, there, owed)
-        price = torch.stack([self.rules.price[state] for state in self.states]).sum(0)
-        log_prob = torch.where(self.dead, -torch.inf, self.log_prob + self._edges_log_prob())
-        present = torch.stack(self.present)
-        return Draws(self.edges.permute(2, 0, 1), present.T, self.roles.T, self.models.T, log_prob, price)
-
-    def _draw_edges(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Draw the edges from a slot to those before it: whether it got any, and whether it left a needy one; (K,)."""
-        chance = torch.sigmoid(self.dist.edge_logits[slot].detach()).tolist()
-        has = torch.zeros_like(self.dead)
-        passed = torch.zeros_like(self.dead)
-        room = self.slack  # less one more solve, for a later slot, where a needy one was passed
-        for t in range(slot):
-            needy, more = self.needy[t], self.more[t]
-            # A needy slot must be fed here if no later slot could be: it is the last, or the rest pays no other solve.
-            must = needy if slot == self.n - 1 else needy & has & ~passed & (room < self.solve)
-            may = (room >= more) | must
-            if self.given is not None:
-                chosen = self.given[0][slot, t]
-                self.dead = self.dead | (chosen & ~may) | (must & ~chosen)
-            elif self.mode:
-                chosen = may if chance[t] > 0.5 else must
-            else:
-                chosen = (self._uniform(slot, t) < chance[t]) & may | must
-            free = may & ~must
-            self.taken.append(free & chosen)
-            self.left.append(free & ~chosen)
-            self.edges[slot, t] = chosen
-            room = torch.where(chosen, room - more, room)
-            self.states[t] = torch.where(chosen, self.states[t] + 1, self.states[t])
-            self.more[t] = self.rules.more[self.states[t]]
-            self.needy[t] = needy & ~chosen
-            room = torch.where(self.needy[t] & ~passed, room - self.solve, room)
-            has, passed = has | chosen, passed | self.needy[t]
-        self.slack = torch.where(passed, room + self.solve, room)
-        return has, passed
-
-    def _edges_log_prob(self) -> Tensor:
-        """Log-probability of all free edge choices, shape (K,)."""
-        if self.n == 1:
-            return torch.zeros_like(self.log_prob)
-        rows, columns = torch.tril_indices(self.n, self.n, -1)
-        logits = self.dist.edge_logits[rows, columns]
-        yes, no = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
-        return yes @ torch.stack(self.taken).double() + no @ torch.stack(self.left).double()
-
-    def _draw_node(self, slot: int, there: Tensor, owed: Tensor) -> None:
-        """Draw role and model; ``owed``: the solve in ``slack`` is for a parent that some node still lacks."""
-        rules, given = self.rules, self.given
-        free = torch.where(owed, self.slack, self.slack + self.solve)  # for a node that owes no parent itself
-        allowed = rules.role[:, None] <= torch.where(rules.needs_parent[:, None], self.slack, free)
-        allowed &= (rules.sink if slot == 0 else rules.inner)[:, None]
-        if slot == self.n - 1:
-            allowed &= ~rules.needs_parent[:, None]
-        for r, banned in rules.conflicts if slot else ():
-            allowed[r] &= ~(banned[self.roles[:slot]] & self.edges[slot, :slot]).any(0)
-        role = self._choose(slot, 0, allowed, there, None if given is None else given[1][slot])
-        needy = there & rules.needs_parent[role]
-        allowed = rules.node[:, role] <= torch.where(needy, self.slack, free)
-        asks = there & rules.needs_model[role]
-        model = self._choose(slot, 1, allowed, asks, None if given is None else given[2][slot])
-        self.roles[slot], self.models[slot] = role, model
-        self.slack = torch.where(there, self.slack - rules.node[model, role], self.slack)
-        self.present.append(there)
-        self.needy.append(needy)
-        self.states.append(torch.where(there, rules.start[role, model], rules.absent))
-        self.more.append(rules.more[self.states[slot]])
-
-    def _choose(self, slot: int, which: int, allowed: Tensor, there: Tensor, given: Tensor | None) -> Tensor:
-        """Choose a role (``which`` 0) or model (1) among those allowed, shape (options, K), in the rows that are there."""
-        logits = (self.dist.role_logits, self.dist.model_logits)[which][slot]
-        allowed = allowed | ~there  # rows that are not there choose nothing that counts
-        if given is not None:
-            impossible = ~allowed.gather(0, given[None])[0]
-            self.dead = self.dead | impossible
-            allowed = allowed | impossible  # keeps the rest of the pass finite
-        masked = torch.where(allowed, logits[:, None], -torch.inf)
-        if given is not None:
-            chosen = given
-        elif self.mode:
-            chosen = masked.argmax(0)
-        else:
-            chosen = _pick(logits.detach(), allowed, self._uniform(slot, slot + which))
-        chosen = torch.where(there, chosen, 0)
-        picked = logits[chosen] - torch.logsumexp(masked, 0)
-        self.log_prob = self.log_prob + torch.where(there, picked, 0.0)
-        return chosen
-
-    def _uniform(self, slot: int, place: int) -> Tensor:
-        if self.uniforms is None:
-            raise AssertionError
-        return self.uniforms[first_choice(slot) + place]
-
-
-def _pick(logits: Tensor, allowed: Tensor, uniform: Tensor) -> Tensor:
-    """Option that a uniform number names, shape (K,), with exactly the probabilities of the allowed ones.
-
-    Parameters
-    ----------
-    logits
-        Shape (options,).
-    allowed
-        Shape (options, K), at least one in each column.
-    uniform
-        Shape (K,), in [0, 1).
-    """
-    weights = torch.softmax(logits, 0)
-    ends = weights.cumsum(0)
-    option = torch.bucketize(uniform, ends[:-1], right=True)
-    rest = (~allowed.gather(0, option[None])[0]).nonzero()[:, 0]
-    if len(rest):
-        width = weights[option[rest]]
-        within = (uniform[rest] - ends[option[rest]] + width) / width.clamp_min(1e-300)
-        running = torch.softmax(torch.where(allowed[:, rest], logits[:, None], -torch.inf), 0).cumsum(0)
-        option[rest] = (running <= within.clamp(0, _ALMOST_ONE) * running[-1]).sum(0)
-    return option
 
 
 class Distribution:

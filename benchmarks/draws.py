@@ -21,8 +21,9 @@ import torch
 
 from agentgraph.budget import Budget
 from agentgraph.config import load_models, load_role, load_task, options
-from agentgraph.distribution import Distribution, Draws
+from agentgraph.distribution import Distribution
 from agentgraph.space import Space, StageSpace
+from agentgraph.walk import Draws
 
 UNITS = 16
 EDGE_PROBABILITY = 0.1192  # of an untrained table, papers' code

@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from agentgraph.budget import Budget
-from agentgraph.distribution import Distribution, Draws
+from agentgraph.distribution import Distribution
 from agentgraph.model import Model, Pool
 from agentgraph.request import Settings
 from agentgraph.roles.assistant import Assistant
@@ -18,6 +18,7 @@ from agentgraph.roles.vote import Vote
 from agentgraph.space import Space, StageSpace
 from agentgraph.tasks.base import Lengths
 from agentgraph.tasks.calc import CalcStage
+from agentgraph.walk import Draws
 
 POOL = Pool(
     [

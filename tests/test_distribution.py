@@ -8,10 +8,11 @@ import pytest
 import torch
 from spaces import ROLES, SHORT, all_labelled, random_tables, space
 
-from agentgraph.distribution import Distribution, _pick
+from agentgraph.distribution import Distribution
 from agentgraph.errors import AgentGraphError
 from agentgraph.graph import Graph, Node
 from agentgraph.plan import Plan
+from agentgraph.walk import pick
 
 SIZES = (1, 2, 3, 8, 12)
 BUDGETS = (1, 1.5, 2, 3, 4, 8, 16, 100)
@@ -258,7 +259,7 @@ def test_options_keep_their_probabilities_where_some_are_not_allowed():
     logits = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.0], dtype=torch.float64)
     allowed = torch.tensor([True, True, False, False, True])
     numbers = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    option = _pick(logits, allowed[:, None].expand(-1, len(numbers)), numbers)
+    option = pick(logits, allowed[:, None].expand(-1, len(numbers)), numbers)
     found = torch.bincount(option, minlength=5) / len(numbers)
     wanted = torch.softmax(torch.where(allowed, logits, -torch.inf), 0)
     assert torch.allclose(found.double(), wanted, atol=1e-4)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from agentgraph.agents.base import Agent, Evidence
 from agentgraph.agents.feedback import LARGEST, MOST_NUDGES
-from agentgraph.distribution import Draws, StageDistribution
+from agentgraph.distribution import StageDistribution
 from agentgraph.trial import Trial
+from agentgraph.walk import Draws
 
 
 class RuleBased(Agent):

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agentgraph.distribution import Distribution, Draws, StageDistribution, first_choice
+from agentgraph.distribution import Distribution, StageDistribution
 from agentgraph.plan import Plan
 from agentgraph.space import Space
+from agentgraph.walk import Draws, first_choice
 
 __all__ = ["Encoding"]
 

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from agentgraph.agents.base import ModelCall
-from agentgraph.distribution import Distribution, Draws
+from agentgraph.distribution import Distribution
 from agentgraph.errors import ConfigError
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer
 from agentgraph.plan import Plan
 from agentgraph.space import Space
 from agentgraph.trial import Trial
+from agentgraph.walk import Draws
 
 __all__ = ["Reinforce", "policy_gradient"]
 
