@@ -528,13 +528,13 @@ def test_closing_ends_the_thread_and_the_backends():
             self.closed += 1
 
     served = Closing()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     running = executor(served)
     running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:1])])
     running.close()
     running.close()
     assert served.closed == 1
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 def test_no_questions_and_no_jobs():
