@@ -18,7 +18,7 @@ from math import isfinite
 
 from agentgraph.errors import BudgetError
 
-__all__ = ["Budget", "Cost", "Size", "Tokens", "flops", "is_number", "total"]
+__all__ = ["Budget", "Cost", "Rates", "Size", "Tokens", "flops", "is_number", "total"]
 
 
 @dataclass(frozen=True)
@@ -55,30 +55,60 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What a call takes, in dollars or in seconds: so much for the call itself, and for each token; all >= 0."""
+
+    call: float = 0.0
+    prompt_token: float = 0.0
+    output_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        given = (self.call, self.prompt_token, self.output_token)
+        if not all(is_number(value) and value >= 0 for value in given):
+            raise BudgetError(
+                f"rates must be numbers of at least 0, got call={self.call!r}, prompt_token={self.prompt_token!r}, "
+                f"output_token={self.output_token!r}; correct 'usd:' or 'seconds:' in the model's yaml"
+            )
+
+    def of(self, tokens: Tokens) -> float:
+        """What a call of that many tokens takes."""
+        return self.call + self.prompt_token * tokens.prompt + self.output_token * tokens.output
+
+
+@dataclass(frozen=True)
 class Cost:
-    """What one question costs a plan: the price if forecast, the charge if measured."""
+    """What one question costs a plan: the price if forecast, the charge if measured.
+
+    Parameters
+    ----------
+    usd
+        Dollars.
+    seconds
+        Of a call: how long it takes. Of a plan: its longest path, stage after stage. Sums of costs add them, as they do
+        for calls one after the other.
+    """
 
     flops: float = 0.0
     calls: float = 0.0
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0
+    usd: float = 0.0
+    seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.flops + other.flops,
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.output_tokens + other.output_tokens,
-        )
+        return Cost(*(mine + theirs for mine, theirs in zip(self._values(), other._values(), strict=True)))
 
     def over(self, count: int) -> Cost:
         """Mean cost when this is the sum over ``count`` questions."""
-        return Cost(self.flops / count, self.calls / count, self.prompt_tokens / count, self.output_tokens / count)
+        return Cost(*(value / count for value in self._values()))
+
+    def _values(self) -> tuple[float, ...]:
+        return self.flops, self.calls, self.prompt_tokens, self.output_tokens, self.usd, self.seconds
 
     @classmethod
-    def of_call(cls, size: Size, tokens: Tokens) -> Cost:
+    def of_call(cls, size: Size, tokens: Tokens, usd: float = 0.0, seconds: float = 0.0) -> Cost:
         """Cost of one call of a model of that size."""
-        return cls(flops(size, tokens), 1.0, tokens.prompt, tokens.output)
+        return cls(flops(size, tokens), 1.0, tokens.prompt, tokens.output, usd, seconds)
 
 
 def is_number(value: object) -> bool:

@@ -115,9 +115,13 @@ class Graph:
     @cached_property
     def depth(self) -> int:
         """Nodes on the longest path that ends in the sink, the sink included."""
-        longest = [0] * len(self.nodes)
-        for j, parents in enumerate(self.parents):
-            longest[j] = 1 + max((longest[i] for i in parents), default=0)
+        return int(self.longest_path([1.0] * len(self.nodes)))
+
+    def longest_path(self, lengths: Sequence[float]) -> float:
+        """Largest sum of the nodes' lengths over paths that end in the sink."""
+        longest: list[float] = []
+        for parents, length in zip(self.parents, lengths, strict=True):
+            longest.append(length + max((longest[i] for i in parents), default=0.0))
         return longest[-1]
 
     @cached_property

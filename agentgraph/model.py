@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agentgraph.budget import Size
+from agentgraph.budget import Cost, Rates, Size, Tokens
 from agentgraph.errors import ConfigError, SpaceError
 from agentgraph.prompt import FORMS
 
@@ -33,6 +33,8 @@ class Model:
         Best temperature of a single call by task name, from a model card; ``None`` key ('default') for all others.
     fingerprint
         What tells these weights from others of the same name; empty takes backend and served name.
+    usd, seconds
+        What a call costs and how long it takes, where a reply does not say so itself.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Model:
     prompt_form: str = "chat"
     temperatures: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str = ""
+    usd: Rates = field(default_factory=Rates)
+    seconds: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -56,11 +60,27 @@ class Model:
             if not isinstance(getattr(self, field_name), (int, float)):
                 raise ConfigError(f"model {self.name!r}: {field_name}={getattr(self, field_name)!r} is not a number")
         self.size  # noqa: B018  a bad size is an error here, at the door
+        for field_name in ("usd", "seconds"):
+            rates = getattr(self, field_name)
+            if not isinstance(rates, Rates):  # as a yaml has them
+                object.__setattr__(self, field_name, self._rates(field_name, rates))
+
+    def _rates(self, field_name: str, rates: object) -> Rates:
+        known = sorted(Rates.__dataclass_fields__)
+        if not isinstance(rates, Mapping) or not set(rates) <= set(known):
+            raise ConfigError(
+                f"model {self.name!r}: {field_name}={rates!r} must be a mapping with some of {', '.join(known)}"
+            )
+        return Rates(**rates)
 
     @property
     def size(self) -> Size:
         """Parameters, layers and hidden size."""
         return Size(self.parameters, self.layers, self.hidden_size)
+
+    def cost(self, tokens: Tokens) -> Cost:
+        """Forecast cost of one call."""
+        return Cost.of_call(self.size, tokens, self.usd.of(tokens), self.seconds.of(tokens))
 
     @property
     def served_name(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from agentgraph.budget import Cost, Tokens, flops
+from agentgraph.budget import Cost, Tokens
 from agentgraph.errors import BackendError, ConfigError
 from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
@@ -121,23 +121,28 @@ class PlanRun:
 
     @staticmethod
     async def _graph(graph: Graph, nodes: Sequence[_Node], text: str, bill: _Bill) -> Message:
+        askers = [node.asker(text, bill) for node in nodes]
         if len(nodes) == 1:
-            return await nodes[0].role((), nodes[0].asker(text, bill))
+            message = await nodes[0].role((), askers[0])
+            bill.seconds += askers[0].seconds
+            return message
         running: list[asyncio.Task[Message]] = []
 
         async def run(i: int) -> Message:
             parents = [await running[p] for p in graph.parents[i]]
-            return await nodes[i].role(parents, nodes[i].asker(text, bill))
+            return await nodes[i].role(parents, askers[i])
 
         for i in range(len(nodes)):
             running.append(asyncio.ensure_future(run(i)))
         try:
-            return await running[-1]  # every node reaches the sink: when it is done, all are
+            message = await running[-1]  # every node reaches the sink: when it is done, all are
         except BaseException:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             raise
+        bill.seconds += graph.longest_path([asker.seconds for asker in askers])
+        return message
 
 
 class _Bill:
@@ -145,19 +150,29 @@ class _Bill:
 
     def __init__(self) -> None:
         self.flops: list[float] = []
+        self.usd: list[float] = []
         self.prompt_tokens = self.output_tokens = 0.0
         self.calls = 0
+        self.seconds = 0.0  # longest path of the stages that are done
         self.outcomes: Counter[str] = Counter()
 
-    def add(self, model: Model, reply: Reply) -> None:
-        self.flops.append(flops(model.size, Tokens(reply.prompt_tokens, reply.output_tokens)))
-        self.prompt_tokens += reply.prompt_tokens
-        self.output_tokens += reply.output_tokens
+    def add(self, cost: Cost) -> None:
+        self.flops.append(cost.flops)
+        self.usd.append(cost.usd)
+        self.prompt_tokens += cost.prompt_tokens
+        self.output_tokens += cost.output_tokens
         self.calls += 1
 
     def cost(self) -> Cost:
         # fsum rounds once: the same to the last bit in whatever order the replies came.
-        return Cost(math.fsum(self.flops), self.calls, self.prompt_tokens, self.output_tokens)
+        return Cost(
+            math.fsum(self.flops),
+            self.calls,
+            self.prompt_tokens,
+            self.output_tokens,
+            math.fsum(self.usd),
+            self.seconds,
+        )
 
 
 class _Node:
@@ -181,10 +196,11 @@ class _Node:
 class _Asker:
     """Asks one node's model about one question; the `Ask` that roles are given."""
 
-    __slots__ = ("bill", "node", "text")
+    __slots__ = ("bill", "node", "seconds", "text")
 
     def __init__(self, node: _Node, text: str, bill: _Bill) -> None:
         self.node, self.text, self.bill = node, text, bill
+        self.seconds = 0.0  # of its calls, one after the other
 
     async def __call__(self, word: str, candidates: Sequence[str] = ()) -> Message:
         node, model = self.node, self.node.model
@@ -196,7 +212,9 @@ class _Asker:
                 self._solve(model, attempt) if word == "solve" else self._request(model, word, candidates, attempt)
             )
             reply = await node.engine.reply(request, model)
-            self.bill.add(model, reply)
+            cost = _cost(model, reply)
+            self.bill.add(cost)
+            self.seconds += cost.seconds
             answer = node.stage.extract(reply.text)
             if answer is not None:
                 confidence = None if reply.logprob is None else _exp(reply.logprob)
@@ -236,6 +254,16 @@ class _Asker:
             attempt=attempt,
             run_seed=node.engine.seed,
         )
+
+
+def _cost(model: Model, reply: Reply) -> Cost:
+    """Measured cost of a call; dollars and seconds by the model's rates where the reply has none."""
+    cost = model.cost(Tokens(reply.prompt_tokens, reply.output_tokens))
+    return replace(
+        cost,
+        usd=cost.usd if reply.usd is None else reply.usd,
+        seconds=cost.seconds if reply.seconds is None else reply.seconds,
+    )
 
 
 def _exp(logprob: float) -> float:

@@ -23,7 +23,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from agentgraph.budget import Tokens
+from agentgraph.budget import Cost, Tokens, total
 from agentgraph.errors import TaskError
 from agentgraph.recording_lines import RecordedQuestion, RecordedReply, questions_of, read_file, read_models, replies_of
 
@@ -90,17 +90,21 @@ class Recording:
         }
 
     @cached_property
+    def means(self) -> Mapping[str, Cost]:
+        """Mean tokens, seconds and dollars of one call by model; no FLOPs."""
+        return {
+            model: total(
+                Cost(0.0, 1.0, reply.prompt_tokens, reply.output_tokens, reply.usd, reply.seconds)
+                for row in by_question.values()
+                for reply in row
+            ).over(sum(map(len, by_question.values())))
+            for model, by_question in self.replies.items()
+        }
+
+    @property
     def tokens(self) -> Mapping[str, Tokens]:
         """Mean token counts of one call by model."""
-        means = {}
-        for model, by_question in self.replies.items():
-            replies = [reply for row in by_question.values() for reply in row]
-            count = len(replies)
-            means[model] = Tokens(
-                sum(reply.prompt_tokens for reply in replies) / count,
-                sum(reply.output_tokens for reply in replies) / count,
-            )
-        return means
+        return {model: Tokens(mean.prompt_tokens, mean.output_tokens) for model, mean in self.means.items()}
 
     def all_replies(self) -> list[RecordedReply]:
         """Every reply of every model."""

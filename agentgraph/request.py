@@ -123,7 +123,9 @@ class Reply:
         Sum of log-probabilities at temperature 1 of the generated tokens, nats, end token included;
         ``None`` where the backend has none.
     seconds
-        How long the backend took; 0 where that is not known.
+        How long the backend took; ``None`` where that is not known: then the model's own rate says it.
+    usd
+        Dollars that the call cost, where the backend says so.
     """
 
     text: str
@@ -131,7 +133,8 @@ class Reply:
     output_tokens: int
     finish: str = "stop"
     logprob: float | None = None
-    seconds: float = 0.0
+    seconds: float | None = None
+    usd: float | None = None
 
     def data(self) -> dict[str, Any]:
         """As JSON-able data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -88,8 +88,7 @@ class StageSpace:
             return Cost()
         model = self.pool.named(node.model)
         return total(
-            Cost.of_call(model.size, self.lengths.tokens(form.word, form.candidates, model.name))
-            for form in role.forms(in_degree)
+            model.cost(self.lengths.tokens(form.word, form.candidates, model.name)) for form in role.forms(in_degree)
         )
 
     def role(self, name: str) -> Role:
@@ -105,8 +104,9 @@ class StageSpace:
         return self.by_name[name]
 
     def price(self, graph: Graph) -> Cost:
-        """Forecast cost of a graph for one question."""
-        return total(self.node_cost(node, len(graph.parents[i])) for i, node in enumerate(graph.nodes))
+        """Forecast cost of a graph for one question; its seconds are those of the longest path."""
+        costs = [self.node_cost(node, len(graph.parents[i])) for i, node in enumerate(graph.nodes)]
+        return replace(total(costs), seconds=graph.longest_path([cost.seconds for cost in costs]))
 
 
 @dataclass(frozen=True)

@@ -181,3 +181,18 @@ def test_bad_budget(value):
         Budget(value, 1.0)
     with pytest.raises(BudgetError, match=rf"the unit must be positive, got {value}"):
         Budget(1.0, value)
+
+
+# ---- dollars and seconds
+
+
+def test_rates_price_a_call():
+    model = Model("m", 100, 2, 10, usd={"prompt_token": 2.0, "output_token": 3.0}, seconds={"call": 1.0})
+    assert model.cost(Tokens(4, 3)) == Cost(3640, 1, 4, 3, 2 * 4 + 3 * 3, 1.0)
+    assert Model("m", 100).cost(Tokens(4, 3)) == Cost(2 * 100 * 7, 1, 4, 3)
+
+
+@pytest.mark.parametrize("rates", [{"token": 1.0}, 3, {"call": -1}, {"call": "dear"}])
+def test_bad_rates(rates):
+    with pytest.raises(ValueError, match=r"usd=|rates must be numbers of at least 0.*correct 'usd:'"):
+        Model("m", 1.0, usd=rates)

@@ -555,3 +555,29 @@ def test_roles_of_a_job_come_before_those_of_the_search():
         running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:1], roles={"assistant": own})])
         running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:1])])
     assert limits == [Settings(0.25, 1.0, 20), Settings(1.0, 1.0, 20)]
+
+
+# ---- dollars and seconds
+
+
+def test_seconds_are_those_of_the_longest_path_and_dollars_add_up():
+    rates = {"usd": {"output_token": 1e-3}, "seconds": {"call": 1.0}}
+    pool = Pool(
+        [Model(name, 1e6, backend="scripted", prompt_form="embedded", **rates) for name in ("a-small", "b-small")]
+    )
+    quick, slow = Node("assistant", "a-small"), Node("assistant", "b-small")
+
+    def script(request):
+        text = request.messages[-1][1]
+        return Reply("042", len(text) + 1, 20, logprob=-1.0, seconds=5.0 if request.model == "b-small" else None)
+
+    # quick -> keep by a-small -> vote; slow -> vote
+    graph = Graph((quick, Node("keep", "a-small"), slow, Node("vote")), ((0, 1), (1, 3), (2, 3)))
+    (row,) = answers(backend(script), [graph], QUESTIONS[:3], pool=pool)
+    assert [answer.charge.seconds for answer in row] == [5.0] * 3
+    (row,) = answers(backend(script), [chain(quick, slow)], QUESTIONS[:1], pool=pool)
+    assert row[0].charge.seconds == 6.0
+    assert row[0].charge.usd == pytest.approx(2 * 20 * 1e-3)
+    stage = StageSpace("calc", ROLES, pool, 8, CalcStage.lengths)
+    assert stage.price(graph).seconds == 2.0  # by the models' rates
+    assert stage.price(graph).usd == pytest.approx(3 * 20 * 1e-3)

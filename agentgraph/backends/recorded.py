@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from agentgraph.backends.base import Backend
+from agentgraph.budget import Rates
 from agentgraph.errors import BackendError, BackendRefused, ConfigError
 from agentgraph.model import Model, Pool
 from agentgraph.recording import RecordedReply, Recording
@@ -114,7 +115,14 @@ def pool(path: str, name: str = "recorded") -> tuple[Pool, dict[str, Backend]]:
                 f"{backend.recording.folder}/models.json: {model!r} has {', '.join(settings) or 'no settings'}; give "
                 f"parameters, and no other than {', '.join(sorted(set(Model.__dataclass_fields__) - {'name', 'backend'}))}"
             )
-        known = {"fingerprint": backend.fingerprint(model), "temperatures": {"default": 1.0}, **settings}
+        mean = backend.recording.means[model]
+        known = {
+            "fingerprint": backend.fingerprint(model),
+            "temperatures": {"default": 1.0},
+            "usd": Rates(call=mean.usd),
+            "seconds": Rates(call=mean.seconds),
+            **settings,
+        }
         models.append(Model(name=model, backend=name, **known))
     return Pool(models), {name: backend}
 
@@ -127,5 +135,12 @@ def _reply(recorded: RecordedReply, request: Request, sample: int) -> Reply:
     if recorded.confidence is not None:
         logprob = math.log(recorded.confidence) if recorded.confidence > 0 else _NEVER
     if request.attempt:
-        return Reply(text, 0, 0, logprob=logprob)
-    return Reply(text, recorded.prompt_tokens, recorded.output_tokens, logprob=logprob, seconds=recorded.seconds)
+        return Reply(text, 0, 0, logprob=logprob, seconds=0.0, usd=0.0)
+    return Reply(
+        text,
+        recorded.prompt_tokens,
+        recorded.output_tokens,
+        logprob=logprob,
+        seconds=recorded.seconds,
+        usd=recorded.usd,
+    )

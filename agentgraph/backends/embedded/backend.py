@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -48,7 +47,8 @@ class Embedded(Backend):
     The content of the last user message is the prompt, as in the family's chat template. Waiting requests are kept by
     model and prompt length, for only prompts of one length run together; a thread of its own takes the most numerous
     kind. Torch is imported and models are loaded there, when first asked for. A question that the family cannot read
-    is a `TaskError`, for it is the task that does not fit. ``Reply.seconds`` is the time of the whole batch.
+    is a `TaskError`, for it is the task that does not fit. ``Reply.seconds`` is not known:
+    how long a batch takes says nothing of one call.
     """
 
     def __init__(
@@ -278,7 +278,6 @@ class _Worker:
             return [error] * len(rows)
 
     def _generate(self, llama: Llama, model: str, rows: Sequence[_Row]) -> list[_Outcome]:
-        start = time.perf_counter()
         try:
             done = llama.generate(
                 [row.prompt for row in rows],
@@ -294,18 +293,16 @@ class _Worker:
             # One bad question spoils no other: halves until it stands alone.
             middle = len(rows) // 2
             return self._generate(llama, model, rows[:middle]) + self._generate(llama, model, rows[middle:])
-        seconds = time.perf_counter() - start
-        return [_reply(generation, seconds) for generation in done]
+        return list(map(_reply, done))
 
 
-def _reply(generation: Generation, seconds: float) -> Reply:
+def _reply(generation: Generation) -> Reply:
     return Reply(
         generation.text,
         generation.prompt_tokens,
         generation.output_tokens,
         generation.finish_reason,
         generation.logprob,
-        seconds,
     )
 
 
