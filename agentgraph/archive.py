@@ -16,7 +16,7 @@ from agentgraph.objectives.base import Objective
 from agentgraph.plan import Plan
 from agentgraph.trial import Answer, Trial
 
-__all__ = ["Archive"]
+__all__ = ["Archive", "charge_fits"]
 
 
 class Archive:
@@ -132,7 +132,7 @@ class Archive:
         fitting = [
             trial
             for trial in self.trials
-            if trial.marks and budget.allows(trial.price.flops) and _charge_fits(trial, budget)
+            if trial.marks and budget.allows(trial.price.flops) and charge_fits(trial, budget)
         ]
         return sorted(
             fitting,
@@ -146,7 +146,7 @@ class Archive:
 
     def front(self, budget: Budget) -> list[Trial]:
         """Trials that no other beats in both accuracy and charge, cheapest first."""
-        fitting = [trial for trial in self.trials if trial.marks and _charge_fits(trial, budget)]
+        fitting = [trial for trial in self.trials if trial.marks and charge_fits(trial, budget)]
         front: list[Trial] = []
         for trial in sorted(fitting, key=lambda trial: (trial.charge.flops, -trial.accuracy, trial.number)):
             if not front or trial.accuracy > front[-1].accuracy:
@@ -154,7 +154,8 @@ class Archive:
         return front
 
 
-def _charge_fits(trial: Trial, budget: Budget) -> bool:
+def charge_fits(trial: Trial, budget: Budget) -> bool:
+    """Whether a trial's mean measured cost is within the budget; one that exceeds it is never the best."""
     return budget.allows(trial.charge.flops)
 
 

@@ -102,6 +102,10 @@ class Cost:
         """Mean cost when this is the sum over ``count`` questions."""
         return Cost(*(value / count for value in self._values()))
 
+    def times(self, count: int) -> Cost:
+        """Cost of ``count`` questions when this is the mean of one."""
+        return Cost(*(value * count for value in self._values()))
+
     def _values(self) -> tuple[float, ...]:
         return self.flops, self.calls, self.prompt_tokens, self.output_tokens, self.usd, self.seconds
 

@@ -16,12 +16,14 @@ from typing import Any, Final, Self, TypeVar
 from agentgraph.backends.base import Backend
 from agentgraph.budget import Cost, Tokens, is_number
 from agentgraph.errors import BackendError, ConfigError
+from agentgraph.lookup import Known, Lookup
 from agentgraph.model import Model, Pool
+from agentgraph.plan import Plan
 from agentgraph.plan_run import Job, PlanRun
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore
-from agentgraph.tasks.base import Task
+from agentgraph.tasks.base import Question, Task
 from agentgraph.trial import Answer
 
 __all__ = ["Counts", "Executor", "Job"]
@@ -50,6 +52,8 @@ class Counts:
         FLOPs of the calls made.
     agent_calls, agent_tokens
         The search's own: calls made by its agent, and their tokens; not in the figures above.
+    looked
+        Marks that earlier calls gave for nothing when plans were looked up (`Executor.known`).
     questions, questions_total
         Questions done and to do in the jobs that are running.
     """
@@ -61,6 +65,7 @@ class Counts:
     flops: float = 0.0
     agent_calls: int = 0
     agent_tokens: int = 0
+    looked: int = 0
     questions: int = 0
     questions_total: int = 0
 
@@ -108,6 +113,8 @@ class Executor:
                     f"there are: {', '.join(backends)}"
                 )
         self.solves: dict[tuple[object, ...], Request] = {}  # of the plans that are running
+        self._lookup = Lookup(task, pool, self.roles, store, seed)
+        self._answered_jobs: list[tuple[Plan, Sequence[Question]]] = []  # not yet known to the lookup
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._answered: set[str] = set()  # backends that replied at least once
@@ -131,7 +138,25 @@ class Executor:
         BackendError
             If a service cannot be used, or too many calls failed after retries. Replies so far are stored.
         """
-        return self._call(self._run(jobs))
+        results = self._call(self._run(jobs))
+        for job, answers in zip(jobs, results, strict=True):
+            if not job.replicate and not job.roles:
+                marked = [q for q, answer in zip(job.questions, answers, strict=True) if answer.mark is not None]
+                self._answered_jobs.append((job.plan, marked))
+        return results
+
+    def known(self, plan: Plan, questions: Sequence[Question]) -> Known:
+        """What earlier calls say of a plan, without a new one: its marks, and how many calls are missing."""
+        for learned in self._answered_jobs:
+            self._lookup.learn(*learned)
+        self._answered_jobs.clear()
+        known = self._lookup.known(plan, questions)
+        self.counts.looked = self._lookup.looked
+        return known
+
+    def learn(self, plan: Plan, questions: Sequence[Question]) -> None:
+        """Take note, for `known`, that a plan answered questions in an earlier process."""
+        self._answered_jobs.append((plan, questions))
 
     def ask(self, request: Request, backend: str) -> Reply:
         """One request outside any plan (an agent's), stored like all others."""

@@ -20,7 +20,7 @@ from agentgraph.roles.base import Message, Role
 from agentgraph.tasks.base import Question, Stage, Task
 from agentgraph.trial import Answer
 
-__all__ = ["Engine", "Job", "PlanRun", "sample_numbers"]
+__all__ = ["Engine", "Job", "PlanNode", "PlanRun", "sample_numbers"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class PlanRun:
         for stage, graph in zip(engine.task.stages, job.plan.stages, strict=True):
             numbers = sample_numbers(graph, roles)
             nodes = [
-                _Node(engine, stage, roles[node.role], node.model, numbers[i], job.replicate)
+                PlanNode(engine, stage, roles[node.role], node.model, numbers[i], job.replicate)
                 for i, node in enumerate(graph.nodes)
             ]
             self.stages.append((stage, graph, nodes))
@@ -120,7 +120,7 @@ class PlanRun:
         return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed)
 
     @staticmethod
-    async def _graph(graph: Graph, nodes: Sequence[_Node], text: str, bill: _Bill) -> Message:
+    async def _graph(graph: Graph, nodes: Sequence[PlanNode], text: str, bill: _Bill) -> Message:
         askers = [node.asker(text, bill) for node in nodes]
         if len(nodes) == 1:
             message = await nodes[0].role((), askers[0])
@@ -175,7 +175,7 @@ class _Bill:
         )
 
 
-class _Node:
+class PlanNode:
     """A node of a plan, ready to run on any question."""
 
     def __init__(
@@ -189,8 +189,8 @@ class _Node:
         self.view_key = (stage.name, model, self.settings.data())
         self.solve_key = (stage.name, model, self.settings, numbers.get("solve", 0), replicate)
 
-    def asker(self, text: str, bill: _Bill) -> _Asker:
-        return _Asker(self, text, bill)
+    def asker(self, text: str, bill: _Bill | None = None) -> _Asker:
+        return _Asker(self, text, _Bill() if bill is None else bill)
 
 
 class _Asker:
@@ -198,7 +198,7 @@ class _Asker:
 
     __slots__ = ("bill", "node", "seconds", "text")
 
-    def __init__(self, node: _Node, text: str, bill: _Bill) -> None:
+    def __init__(self, node: PlanNode, text: str, bill: _Bill) -> None:
         self.node, self.text, self.bill = node, text, bill
         self.seconds = 0.0  # of its calls, one after the other
 

@@ -12,14 +12,16 @@ from agentgraph.backends.base import Backend
 from agentgraph.budget import Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
-from agentgraph.execute import Counts, Executor, Job
+from agentgraph.execute import Counts, Executor
 from agentgraph.lengths import measured
 from agentgraph.mirror import mirror
 from agentgraph.model import Pool
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer
+from agentgraph.plan import Plan
 from agentgraph.plan_file import PlanFile
 from agentgraph.plan_format import Found, Score
+from agentgraph.race import Race
 from agentgraph.report import Row
 from agentgraph.rivals import hand_wired
 from agentgraph.roles.base import Role
@@ -54,6 +56,8 @@ class Setup:
         Size of the search.
     finalists
         How many of the best plans are scored on validation questions.
+    race
+        How the plans of a round compete; ``None`` marks all of them on the same questions.
     failure_share
         Share of calls that may fail after retries before the run stops, in [0, 1].
     """
@@ -71,6 +75,7 @@ class Setup:
     plans_per_round: int = 8
     questions_per_round: int = 64
     finalists: int = 8
+    race: Race | None = None
     failure_share: float = 0.05
     seed: int = 0
 
@@ -170,13 +175,22 @@ class _Run:
             watcher.start(f"agentgraph search: {setup.task.name}", setup.rounds)
         for note in notes:
             watcher.note(note)
-        setup.optimizer.setup(self.space, setup.objective, rounds=setup.rounds, call=executor.ask)
+        train = {question.id: question for question in setup.task.questions("train")}
+        setup.optimizer.setup(
+            self.space,
+            setup.objective,
+            rounds=setup.rounds,
+            call=executor.ask,
+            look=lambda plan, ids: executor.known(plan, [train[name] for name in ids]),
+        )
         state = folder.load_state() if folder else None
         self.archive = Archive(folder.trials if folder else None, keep=state["archive_size"] if state else 0)
         self.first = 0
         if state:
             self.first = state["rounds_done"]
             setup.optimizer.load_state(state["optimizer"], self.archive.trials)
+            for trial in self.archive.trials:
+                executor.learn(trial.plan, [train[name] for name in trial.marks])
             watcher.note(f"goes on after round {self.first} of {setup.rounds}, {len(executor.store)} replies stored")
 
     def result(self) -> Result:
@@ -190,6 +204,7 @@ class _Run:
             plans_per_round=setup.plans_per_round,
             questions_per_round=setup.questions_per_round,
             seed=setup.seed,
+            race=setup.race,
             began=self._round_began,
             ended=self._round_ended,
         )
@@ -208,8 +223,8 @@ class _Run:
 
     # The loop's events -----------------------------------------------------------------------------------------------
 
-    def _round_began(self, round_: int, jobs: Sequence[Job]) -> None:
-        self.watcher.phase(f"round {round_ + 1}/{self.setup.rounds}: {len(jobs)} plans", None)
+    def _round_began(self, round_: int, plans: Sequence[Plan]) -> None:
+        self.watcher.phase(f"round {round_ + 1}/{self.setup.rounds}: {len(plans)} plans", None)
 
     def _round_ended(self, round_: int, trials: Sequence[Trial]) -> None:
         del trials  # the archive has them

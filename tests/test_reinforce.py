@@ -10,7 +10,8 @@ from spaces import ROLES, all_labelled, random_tables, space
 from agentgraph.distribution import Distribution
 from agentgraph.errors import ConfigError
 from agentgraph.objectives.accuracy import Accuracy
-from agentgraph.optimizers.reinforce import Reinforce, policy_gradient
+from agentgraph.optimizers.policy import policy_gradient
+from agentgraph.optimizers.reinforce import Reinforce
 from agentgraph.trial import Answer, Trial
 
 
@@ -106,7 +107,7 @@ def test_state_keeps_the_moments():
             told(inside, made.ask(6, np.random.default_rng(9)), lambda plan: float(len(plan.stages[1].nodes) > 1))
         )
     assert one.state() == two.state()
-    assert {"step", "exp_avg", "exp_avg_sq"} == set(one.state()["adam"][0])
+    assert {"step", "exp_avg", "exp_avg_sq"} == set(one.state()["ascent"][0])
 
 
 def test_bad_rate():

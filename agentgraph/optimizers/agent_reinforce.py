@@ -8,12 +8,18 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
 - Role and model probabilities are moved as well as edges; a mix adds to the model logits, it does not fix the multiset.
 - Warm-up scores several shapes of each chosen mix on a slice of questions and keeps the best, ties by lower price; the
   released code compares without an absolute value and so picks at random.
+- Many plans are drawn and few are run: `agentgraph.optimizers.screen` chooses, by stored replies and by forecasts from
+  the trials. ``candidates: 0`` runs plans as drawn.
+- Beside the textual gradient, or instead of it, a numeric one can move the tables: a leave-one-out REINFORCE step from the
+  same trials. Screened plans are no plain draws, so with screening that step is a heuristic, not an unbiased estimate.
+- In mode ``propose`` (the released code's way, where the agent writes the next graph) the agent may add whole plans to
+  those that are drawn; in mode ``sample`` (the paper's idea) it moves the tables only.
 - The outcome is chosen on validation questions from an archive of all trials; the released code returns the last graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,16 +29,21 @@ from agentgraph.agents.base import Agent, Evidence, ModelCall
 from agentgraph.agents.evidence import mixes_text, render, tables_text
 from agentgraph.agents.feedback import Feedback, parse, parse_choice, step
 from agentgraph.distribution import Distribution
-from agentgraph.errors import FeedbackError
+from agentgraph.errors import ConfigError, FeedbackError
+from agentgraph.forecast import INSIGHTS
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
-from agentgraph.optimizers.base import Optimizer, draw_new
+from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.optimizers.mixes import Mix, exact_spend, proxies, warm_up_graphs
+from agentgraph.optimizers.policy import Ascent
+from agentgraph.optimizers.screen import Screen, Screened
 from agentgraph.plan import Plan
 from agentgraph.space import Space, StageSpace
 from agentgraph.trial import Trial
 
 ATTEMPTS: Final = 3  # at a usable reply of the agent
+MODES: Final = ("sample", "propose")
+GRADIENTS: Final = ("text", "numeric", "both")
 PHASES: Final = ("probe", "warm-up", "search")
 
 
@@ -43,21 +54,66 @@ class AgentReinforce(Optimizer):
     ----------
     agent
         Writes the feedback.
+    mode
+        'sample' (the agent moves the tables, plans are drawn) or 'propose' (it may add whole plans).
+    gradient
+        'text' (the agent's nudges), 'numeric' (a REINFORCE step, the agent is not asked for nudges) or 'both'.
+    insights
+        Which of the paper's three insights to use. 1: single models are probed and the agent chooses mixes to start
+        from, else mixes are drawn at random and models do not enter forecasts. 2: width and depth enter forecasts, and
+        mixes are tried in several shapes. 3: width and depth may depend on each other in forecasts.
     mixes
         How many mixes of models the agent chooses to start from (the paper: 2).
     rate
         What part of each nudge is applied, in (0, 1].
+    step
+        Adam's step of the numeric gradient, in logits, > 0.
     revisit
         How many plans of each round are contenders that get more marks, >= 0.
+    candidates
+        How many plans are drawn for each round, of which the screen chooses; 0 runs plans as drawn.
+    free
+        Whether the screen looks up what stored replies say of a plan.
+    boldness
+        How far from the best forecast the screen looks, >= 0 (`agentgraph.optimizers.screen.Screen`).
     """
 
-    def __init__(self, agent: Agent, *, mixes: int = 3, rate: float = 0.5, revisit: int = 2) -> None:
-        self.agent, self.mixes, self.rate, self.revisit = agent, mixes, rate, revisit
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        mode: str = "sample",
+        gradient: str = "text",
+        insights: Collection[int] = INSIGHTS,
+        mixes: int = 3,
+        rate: float = 0.5,
+        step: float = 0.1,
+        revisit: int = 0,
+        candidates: int = 256,
+        free: bool = True,
+        boldness: float = 0.5,
+    ) -> None:
+        for name, value, known in (("mode", mode, MODES), ("gradient", gradient, GRADIENTS)):
+            if value not in known:
+                raise ConfigError(f"optimizer.{name}={value!r} is unknown; use one of {', '.join(known)}")
+        if not set(insights) <= set(INSIGHTS):
+            raise ConfigError(f"optimizer.insights={list(insights)} must be some of {list(INSIGHTS)}, or [] for none")
+        if type(candidates) is not int or candidates < 0:
+            raise ConfigError(f"optimizer.candidates={candidates!r} must be a whole number of at least 0")
+        self.agent, self.mode, self.gradient, self.insights = agent, mode, gradient, frozenset(insights)
+        self.mixes, self.rate, self.step, self.revisit = mixes, rate, step, revisit
+        self.candidates, self.free, self.boldness = candidates, free, boldness
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        super().setup(space, objective, rounds=rounds, call=call)
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        super().setup(space, objective, rounds=rounds, call=call, look=look)
         self.agent.connect(call)
         self.tables = self.distribution = Distribution(space)
+        self.ascent = Ascent(self.tables, self.step)
+        self.screen = Screen(
+            space, objective, look if self.free else None, insights=self.insights, boldness=self.boldness
+        )
         self.phase = PHASES[0]
         self.round = 0
         self.chosen: list[Mix] = []
@@ -66,6 +122,7 @@ class AgentReinforce(Optimizer):
         self.expected: float | None = None
         self.last_mean: float | None = None
         self._trials: dict[str, Trial] = {}
+        self._screened: Screened | None = None
         self._report = self._headline = ""
 
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
@@ -79,17 +136,25 @@ class AgentReinforce(Optimizer):
             return plans
         # A phase with nothing left to try (a budget of one call, say) draws at once.
         again = self._contenders()
-        return [*again, *draw_new(self.tables, max(1, k - len(again)), rng, set(self._trials))]
+        k = max(1, k - len(again))
+        drawn = draw_new(self.tables, max(k, self.candidates), rng, set(self._trials))
+        if not self.candidates:
+            return [*again, *drawn]
+        self._screened = self.screen.choose(drawn, k, rng)
+        return [*again, *self._screened.plans]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         fresh = [trial for trial in trials if trial.plan.id not in self._trials] or list(trials)
         self._trials.update((trial.plan.id, trial) for trial in trials)
+        self.screen.fit(list(self._trials.values()))
         evidence = self._evidence(fresh)
         before = tables_text(self.tables)
         if self.phase == "probe":
             shown, raw = self._start(evidence)
         else:
-            shown, raw = render(evidence), self._learn(evidence)
+            shown, raw = render(evidence), self._learn(evidence) if self.gradient != "numeric" else "not asked"
+            if self.gradient != "text":
+                self._follow(fresh)
         self._report = "\n\n".join(
             [
                 f"PHASE {self.phase}",
@@ -190,13 +255,15 @@ class AgentReinforce(Optimizer):
         few = sorted(hopeful[: 2 * self.revisit], key=lambda t: len(t.marks))
         return [trial.plan for trial in few[: self.revisit]]
 
+    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """By the forecast, which draws lucky trials back to what plans like them did."""
+        smoothed = {t.plan.id: value for t, value in zip(trials, self.screen.smoothed(trials), strict=True)}
+        return sorted(trials, key=lambda t: (-smoothed[t.plan.id], t.price.flops, t.number))
+
     # Rounds ----------------------------------------------------------------------------------------------------------
 
     def _evidence(self, trials: Sequence[Trial]) -> Evidence:
-        ranked = sorted(
-            self._trials.values(),
-            key=lambda t: (-(self.objective.utility(t) - t.stderr), t.price.flops, t.number),
-        )
+        ranked = self.ranked(list(self._trials.values()))
         mean = float(np.mean([self.objective.utility(t) for t in trials])) if trials else 0.0
         realised = None if self.last_mean is None else mean - self.last_mean
         return Evidence(self.round, self.rounds, trials, ranked, self.tables, mean, self.expected, realised)
@@ -224,6 +291,15 @@ class AgentReinforce(Optimizer):
         self.expected = sum(nudge.expect for nudge in feedback.nudges)
         self._headline = feedback.critique
 
+    def _follow(self, trials: Sequence[Trial]) -> None:
+        """One REINFORCE step from the round's trials."""
+        marked = [trial for trial in trials if trial.marks]
+        if len(marked) < 2:
+            return
+        utility = torch.tensor([self.objective.utility(trial) for trial in marked], dtype=torch.float64)
+        draws = self.tables.label([trial.plan for trial in marked])
+        self.ascent.step(draws, utility)
+
     # State -----------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -236,6 +312,7 @@ class AgentReinforce(Optimizer):
             "dropped": self.dropped,
             "expected": self.expected,
             "last_mean": self.last_mean,
+            "ascent": self.ascent.state(),
         }
 
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
@@ -245,6 +322,8 @@ class AgentReinforce(Optimizer):
         self.chosen = [tuple(mix) for mix in state["chosen"]]
         self.expected, self.last_mean = state["expected"], state["last_mean"]
         self._trials = {trial.plan.id: trial for trial in trials}
+        self.screen.fit(trials)
+        self.ascent.load_state(state["ascent"])
 
     def report(self) -> str:
         return self._report

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from agentgraph.agents.base import ModelCall
 from agentgraph.distribution import Distribution
+from agentgraph.lookup import Known
 from agentgraph.objectives.base import Objective
 from agentgraph.plan import Plan
 from agentgraph.space import Space
 from agentgraph.trial import Trial
 
-__all__ = ["Optimizer", "draw_new"]
+__all__ = ["Look", "Optimizer", "draw_new"]
+
+Look = Callable[[Plan, Sequence[str]], Known]
+"""Marks and missing calls of a plan on train questions, given by their ids, from stored replies."""
 
 
 class Optimizer(ABC):
@@ -32,9 +36,19 @@ class Optimizer(ABC):
 
     distribution: Distribution | None = None
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        """Bind to a search of ``rounds`` rounds over ``space``; ``call`` is for optimizers that ask a model."""
-        self.space, self.objective, self.rounds, self.call = space, objective, rounds, call
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        """Bind to a search of ``rounds`` rounds over ``space``.
+
+        Parameters
+        ----------
+        call
+            For optimizers that ask a model.
+        look
+            For optimizers that choose by what needs no new call: what stored replies say of a plan.
+        """
+        self.space, self.objective, self.rounds, self.call, self.look = space, objective, rounds, call, look
 
     @abstractmethod
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
@@ -51,6 +65,14 @@ class Optimizer(ABC):
     @abstractmethod
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
         """Go on from a state; ``trials`` are the archive's, which a state need not repeat."""
+
+    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Trials that may be the best, best first; by default few marks are trusted less: utility less one standard error."""
+
+        def rank(trial: Trial) -> tuple[float, float, int, int]:
+            return trial.stderr - self.objective.utility(trial), trial.price.flops, trial.plan.nodes, trial.number
+
+        return sorted(trials, key=rank)
 
     def report(self) -> str:
         """Readable account of the last `tell`: why it moved where it moved; '' if there is nothing to say."""

@@ -16,7 +16,7 @@ from agentgraph.agents.base import ModelCall
 from agentgraph.errors import ConfigError
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
-from agentgraph.optimizers.base import Optimizer, draw_new
+from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.optimizers.encoding import Encoding, Vectors
 from agentgraph.plan import Plan
 from agentgraph.space import Space, StageSpace
@@ -47,8 +47,10 @@ class Evolution(Optimizer):
             raise ConfigError(f"optimizer.crossing={crossing} must be in [0, 1], optimizer.again={again} in [0, 1)")
         self.parents, self.crossing, self.again = parents, crossing, again
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        super().setup(space, objective, rounds=rounds, call=call)
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        super().setup(space, objective, rounds=rounds, call=call, look=look)
         self.encoding = Encoding(space)
         self._trials: dict[str, Trial] = {}
 

@@ -23,7 +23,7 @@ import numpy as np
 from agentgraph.agents.base import ModelCall
 from agentgraph.errors import ConfigError
 from agentgraph.objectives.base import Objective
-from agentgraph.optimizers.base import Optimizer, draw_new
+from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.optimizers.encoding import Encoding, Vectors
 from agentgraph.plan import Plan
 from agentgraph.space import Space
@@ -65,8 +65,10 @@ class OptunaSearch(Optimizer):
         self.sampler, self.settings = sampler, dict(settings or {})
         self.categorical, self.most_trials = categorical, most_trials
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        super().setup(space, objective, rounds=rounds, call=call)
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        super().setup(space, objective, rounds=rounds, call=call, look=look)
         self.encoding = Encoding(space)
         self._trials: dict[str, Trial] = {}
         self._attrs: dict[str, dict[str, Any]] = {}  # what Optuna noted of a plan: NSGA-II its generation

@@ -10,7 +10,7 @@ import numpy as np
 from agentgraph.agents.base import ModelCall
 from agentgraph.distribution import Distribution
 from agentgraph.objectives.base import Objective
-from agentgraph.optimizers.base import Optimizer, draw_new
+from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.plan import Plan
 from agentgraph.space import Space
 from agentgraph.trial import Trial
@@ -19,8 +19,10 @@ from agentgraph.trial import Trial
 class RandomSearch(Optimizer):
     """The rival every search must beat: plans never seen before, drawn from the untrained tables."""
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        super().setup(space, objective, rounds=rounds, call=call)
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        super().setup(space, objective, rounds=rounds, call=call, look=look)
         self.distribution = Distribution(space)
         self._known: set[str] = set()
 

@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from agentgraph.agents.base import ModelCall
 from agentgraph.distribution import Distribution
 from agentgraph.errors import ConfigError
 from agentgraph.objectives.base import Objective
-from agentgraph.optimizers.base import Optimizer
+from agentgraph.optimizers.base import Look, Optimizer
+from agentgraph.optimizers.policy import Ascent
 from agentgraph.plan import Plan
 from agentgraph.space import Space
 from agentgraph.trial import Trial
 from agentgraph.walk import Draws
 
-__all__ = ["Reinforce", "policy_gradient"]
+__all__ = ["Reinforce"]
 
 
 class Reinforce(Optimizer):
@@ -46,16 +46,15 @@ class Reinforce(Optimizer):
             raise ConfigError(f"optimizer.rate={rate} does not move the tables; give a number above 0")
         self.rate = rate
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        super().setup(space, objective, rounds=rounds, call=call)
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        super().setup(space, objective, rounds=rounds, call=call, look=look)
         self.tables = self.distribution = Distribution(space)
-        self.adam = self._adam()
+        self.ascent = Ascent(self.tables, self.rate)
         self._drawn: list[str] = []  # plan of each draw of the round
         self._draws: tuple[Draws, ...] = ()
         self._headline = ""
-
-    def _adam(self) -> torch.optim.Adam:
-        return torch.optim.Adam([table for stage in self.tables.stages for table in stage.parameters()], lr=self.rate)
 
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
         self._draws = self.tables.draw(k, torch.Generator().manual_seed(int(rng.integers(2**62))))
@@ -70,51 +69,18 @@ class Reinforce(Optimizer):
         if len(rows) < 2:
             self._headline = "fewer than two draws have marks; the tables stay as they are"
             return
-        gradient = policy_gradient(self.tables, [draws.rows(rows) for draws in self._draws], values)
-        for table, ascent in zip(self.adam.param_groups[0]["params"], gradient, strict=True):
-            table.grad = -ascent
-        self.adam.step()
+        self.ascent.step([draws.rows(rows) for draws in self._draws], values)
         self._headline = (
             f"mean utility {float(values.mean()):.3f} over {len(rows)} draws of {len(set(self._drawn))} plans"
         )
 
     def state(self) -> dict[str, Any]:
-        moments = [
-            {name: value.tolist() for name, value in self.adam.state[table].items()}
-            for table in self.adam.param_groups[0]["params"]
-        ]
-        return {"tables": self.tables.state(), "adam": moments}
+        return {"tables": self.tables.state(), "ascent": self.ascent.state()}
 
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
         del trials
         self.tables.load_state(state["tables"])
-        self.adam = self._adam()
-        for table, moments in zip(self.adam.param_groups[0]["params"], state["adam"], strict=True):
-            for name, value in moments.items():
-                kind = torch.float32 if name == "step" else torch.float64  # as torch keeps them
-                self.adam.state[table][name] = torch.tensor(value, dtype=kind)
+        self.ascent.load_state(state["ascent"])
 
     def headline(self) -> str:
         return self._headline
-
-
-def policy_gradient(tables: Distribution, draws: Sequence[Draws], utility: Tensor) -> list[Tensor]:
-    """Leave-one-out REINFORCE estimate of the gradient of the mean utility, one tensor for each table of each stage.
-
-    Parameters
-    ----------
-    draws
-        K >= 2 independent draws from the tables, one `Draws` per stage.
-    utility
-        Shape (K,).
-    """
-    k = len(utility)
-    advantage = utility - (utility.sum() - utility) / (k - 1)
-    logits = [table for stage in tables.stages for table in stage.parameters()]
-    for table in logits:
-        table.requires_grad_()
-    surrogate = (advantage * tables.log_prob(draws)).mean()
-    found = torch.autograd.grad(surrogate, logits, materialize_grads=True)
-    for table in logits:
-        table.requires_grad_(False)
-    return list(found)

@@ -22,7 +22,7 @@ from agentgraph.distribution import Distribution
 from agentgraph.errors import BudgetError, ConfigError, GraphError, SpaceError
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
-from agentgraph.optimizers.base import Optimizer, draw_new
+from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.plan import Plan
 from agentgraph.request import Request
 from agentgraph.space import Space, StageSpace
@@ -63,8 +63,10 @@ class ZeroShot(Optimizer):
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
 
-    def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
-        super().setup(space, objective, rounds=rounds, call=call)
+    def setup(
+        self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
+    ) -> None:
+        super().setup(space, objective, rounds=rounds, call=call, look=look)
         if not isinstance(self.agent, LanguageModel):
             raise ConfigError(
                 f"optimizer=zero_shot asks a language model, got agent {self.agent.name!r}; "

@@ -1,0 +1,177 @@
+"""What is known of plans without a new call: marks that earlier calls imply, and how many calls are missing.
+
+Only calls that the search itself has made so far count, not all that the reply store may hold: so a search that is
+repeated or goes on with a full store sees at each point what it saw before, and chooses the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentgraph.model import Model, Pool
+from agentgraph.plan import Plan
+from agentgraph.plan_run import Job, PlanNode, PlanRun
+from agentgraph.request import Reply, Request
+from agentgraph.roles.base import CallForm, Message, Role
+from agentgraph.store import ReplyStore
+from agentgraph.tasks.base import Question, Task
+
+__all__ = ["Known", "Lookup"]
+
+
+class _NewCallError(Exception):
+    """A request that was not made before."""
+
+
+class Known(NamedTuple):
+    """What earlier calls say of a plan.
+
+    Attributes
+    ----------
+    marks
+        Shape (questions,), in [0, 1]; NaN where a call is missing.
+    new_calls, calls
+        Calls that the plan still needs for these questions, and all that it needs. A call whose prompt depends on a
+        missing reply counts as new, so the first may be too high; it is 0 exactly if no mark is missing.
+    """
+
+    marks: NDArray[np.float64]
+    new_calls: int
+    calls: int
+
+
+class Lookup:
+    """Follows plans through the replies to earlier calls; asks no model, and stores nothing.
+
+    Parameters
+    ----------
+    task, pool, roles, store, seed
+        Those of the executor whose replies are looked up, so that requests are the same.
+
+    Attributes
+    ----------
+    looked
+        Marks found so far, those of every call to `known` counted.
+    """
+
+    def __init__(self, task: Task, pool: Pool, roles: Mapping[str, Role], store: ReplyStore, seed: int) -> None:
+        self.task, self.pool, self.roles, self.store, self.seed = task, pool, dict(roles), store, seed
+        self.solves: dict[tuple[object, ...], Request] = {}
+        self.looked = 0
+        self._made: set[str] = set()  # keys of the requests that count
+        self._learning = False
+        self._numbers: dict[tuple[object, ...], int] = {}  # of nodes with all that stands above them
+        self._messages: dict[tuple[int, str], Message] = {}  # by such a number and the text of the question
+
+    def learn(self, plan: Plan, questions: Sequence[Question]) -> None:
+        """Take note that a plan answered questions: from now on its calls count as made."""
+        self._learning = True
+        try:
+            self._follow(plan, questions)
+        finally:
+            self._learning = False
+
+    def known(self, plan: Plan, questions: Sequence[Question]) -> Known:
+        """Marks and missing calls of a plan on questions."""
+        known = self._follow(plan, questions)
+        self.looked += int((~np.isnan(known.marks)).sum())
+        return known
+
+    def _follow(self, plan: Plan, questions: Sequence[Question]) -> Known:
+        run = PlanRun(self, Job(plan, questions))
+        numbers = [self._number(s, run, plan) for s in range(len(run.stages))]
+        forms = [[node.role.forms(len(above)) for node, above in zip(nodes, graph.parents, strict=True)]
+                 for _, graph, nodes in run.stages]  # fmt: skip
+        calls = [sum(map(len, stage)) for stage in forms]
+        marks = np.full(len(questions), np.nan)
+        new = 0
+        for q, question in enumerate(questions):
+            handed: str | None = ""
+            for s in range(len(run.stages)):
+                if handed is None:  # what an earlier stage hands on is not known: all of this one is new
+                    new += calls[s]
+                    continue
+                message, missing = self._stage(run, s, numbers[s], forms[s], self.task.asked(s, question, handed))
+                new += missing
+                handed = (message.answer or "") if message else None
+                if message and s == len(run.stages) - 1:
+                    marks[q] = 0.0 if message.answer is None else self.task.mark(message.answer, question)
+        return Known(marks, new, sum(calls) * len(questions))
+
+    def _number(self, s: int, run: PlanRun, plan: Plan) -> list[int]:
+        """For each node a number that names it with all that stands above it, whatever plan it is in."""
+        graph, numbers = plan.stages[s], list[int]()
+        for i, node in enumerate(run.stages[s][2]):
+            key = (s, node.role.name, graph.nodes[i].model, *sorted(node.numbers.items()))
+            above = tuple(numbers[p] for p in graph.parents[i])
+            numbers.append(self._numbers.setdefault((key, above), len(self._numbers)))
+        return numbers
+
+    def _stage(
+        self, run: PlanRun, s: int, numbers: Sequence[int], forms: Sequence[Sequence[CallForm]], text: str
+    ) -> tuple[Message | None, int]:
+        """The sink's message, ``None`` if a call is missing, and how many are."""
+        whole = self._messages.get((numbers[-1], text))
+        if whole is not None:
+            return whole, 0
+        _, graph, nodes = run.stages[s]
+        messages: list[Message | None] = []
+        missing = 0
+        for i, number in enumerate(numbers):
+            message = self._messages.get((number, text))
+            if message is None:
+                above = [messages[p] for p in graph.parents[i]]
+                parents = [parent for parent in above if parent is not None]
+                message, new = self._node(nodes[i], parents, len(parents) == len(above), forms[i], text)
+                missing += new
+                if message is not None:
+                    self._messages[number, text] = message
+            messages.append(message)
+        return messages[-1], missing
+
+    @staticmethod
+    def _node(
+        node: PlanNode, parents: Sequence[Message], complete: bool, forms: Sequence[CallForm], text: str
+    ) -> tuple[Message | None, int]:
+        """A node's message, if all its parents' are known and no call is missing; and how many calls are."""
+        if not forms and not complete:
+            return None, 0
+        if not complete and any(form.candidates for form in forms):
+            return None, len(forms)
+        try:
+            message = _run(node.role(parents, node.asker(text)))
+        except _NewCallError:
+            return None, len(forms)
+        return (message if complete else None), 0
+
+    # What `PlanRun` wants of an engine -------------------------------------------------------------------------------
+
+    async def reply(self, request: Request, model: Model) -> Reply:
+        """The stored reply."""
+        del model
+        stored = self.store.get(request.key)
+        if stored is None or not (self._learning or request.key in self._made):
+            raise _NewCallError
+        self._made.add(request.key)
+        return stored
+
+    def check_broken(self) -> None:
+        """Nothing can break."""
+
+    def question_done(self) -> None:
+        """Nobody watches."""
+
+
+def _run(work: Coroutine[Any, Any, Message]) -> Message:
+    """Result of a coroutine that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        message: Message = stop.value
+        return message
+    work.close()
+    raise RuntimeError("a role waited for something other than its model")
