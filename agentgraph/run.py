@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
 from agentgraph.budget import Budget, is_number
@@ -171,6 +172,8 @@ class _Run:
         for note in notes:
             watcher.note(note)
         setup.optimizer.setup(self.space, setup.objective, rounds=setup.rounds, call=executor.ask)
+        train = setup.task.questions("train")
+        setup.optimizer.introduce(task_text(setup.task), {q.id: (q.text, q.gold) for q in train})
         state = folder.load_state() if folder else None
         self.archive = Archive(folder.trials if folder else None, keep=state["archive_size"] if state else 0)
         self.first = 0
@@ -374,6 +377,7 @@ class _Run:
             "tokens_spent": counts.tokens,
             "agent_calls": counts.agent_calls,
             "agent_tokens": counts.agent_tokens,
+            "agent_rejects": dict(sorted(self.setup.optimizer.rejects.items())),
             "search_only": {key: searched[key] for key in ("asked", "made", "failed", "tokens", "flops")},
             "seconds": round(time.monotonic() - self.began, 1),
         }

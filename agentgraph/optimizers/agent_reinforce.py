@@ -13,17 +13,19 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 from agentgraph.agents.base import Agent, Evidence, ModelCall
-from agentgraph.agents.evidence import mixes_text, render, tables_text
-from agentgraph.agents.feedback import Feedback, parse, parse_choice, step
+from agentgraph.agents.evidence import account, mixes_text, realised, render, tables_text
+from agentgraph.agents.feedback import Note, Prediction, Said, parse, parse_choice, step
+from agentgraph.agents.reading import listen
 from agentgraph.distribution import Distribution
-from agentgraph.errors import FeedbackError
+from agentgraph.errors import ConfigError
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer, draw_new
@@ -32,7 +34,7 @@ from agentgraph.plan import Plan
 from agentgraph.space import Space, StageSpace
 from agentgraph.trial import Trial
 
-ATTEMPTS: Final = 3  # at a usable reply of the agent
+MODES: Final = ("sample", "propose")
 PHASES: Final = ("probe", "warm-up", "search")
 
 
@@ -49,10 +51,16 @@ class AgentReinforce(Optimizer):
         What part of each nudge is applied, in (0, 1].
     revisit
         How many plans of each round are contenders that get more marks, >= 0.
+    mode
+        'sample': nudges move the tables, the next plans are drawn from them. 'propose': the agent may add whole plans.
     """
 
-    def __init__(self, agent: Agent, *, mixes: int = 3, rate: float = 0.5, revisit: int = 2) -> None:
-        self.agent, self.mixes, self.rate, self.revisit = agent, mixes, rate, revisit
+    def __init__(
+        self, agent: Agent, *, mixes: int = 3, rate: float = 0.5, revisit: int = 2, mode: str = "sample"
+    ) -> None:
+        if mode not in MODES:
+            raise ConfigError(f"optimizer.mode={mode!r} is unknown; use one of {', '.join(MODES)}")
+        self.agent, self.mixes, self.rate, self.revisit, self.mode = agent, mixes, rate, revisit, mode
 
     def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
         super().setup(space, objective, rounds=rounds, call=call)
@@ -61,14 +69,23 @@ class AgentReinforce(Optimizer):
         self.phase = PHASES[0]
         self.round = 0
         self.chosen: list[Mix] = []
-        self.rejected = 0  # replies of the agent that could not be used, each asked again up to ATTEMPTS times
+        self.rejects: Counter[str] = Counter()  # what of the agent's replies could not be used, by kind
         self.dropped = 0  # rounds in which no attempt could be used
         self.expected: float | None = None
         self.last_mean: float | None = None
+        self.predictions: list[Prediction] = []  # of the last feedback
+        self.notes: list[Note] = []
+        self.proposed: list[Plan] = []  # to be tried next
+        self._k = 0
+        self._task, self._questions = "", dict[str, tuple[str, str]]()
         self._trials: dict[str, Trial] = {}
         self._report = self._headline = ""
 
+    def introduce(self, task: str, questions: Mapping[str, tuple[str, str]]) -> None:
+        self._task, self._questions = task, dict(questions)
+
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
+        self._k = k
         if self.phase == "probe":
             plans = self._probes()
         elif self.phase == "warm-up":
@@ -79,25 +96,32 @@ class AgentReinforce(Optimizer):
             return plans
         # A phase with nothing left to try (a budget of one call, say) draws at once.
         again = self._contenders()
-        return [*again, *draw_new(self.tables, max(1, k - len(again)), rng, set(self._trials))]
+        new = self.proposed[: max(1, k - len(again))]
+        known = self._trials.keys() | {plan.id for plan in new}
+        missing = max(1, k - len(again)) - len(new)
+        return [*again, *new, *(draw_new(self.tables, missing, rng, known) if missing else [])]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         fresh = [trial for trial in trials if trial.plan.id not in self._trials] or list(trials)
         self._trials.update((trial.plan.id, trial) for trial in trials)
         evidence = self._evidence(fresh)
-        before = tables_text(self.tables)
+        before, shown = tables_text(self.tables), render(evidence)
+        self.predictions, self.proposed = [], []
         if self.phase == "probe":
-            shown, raw = self._start(evidence)
+            listed, raw = self._start(evidence)
+            shown = f"{shown}\n\nMIXES\n{listed}"
         else:
-            shown, raw = render(evidence), self._learn(evidence)
-        self._report = "\n\n".join(
-            [
-                f"PHASE {self.phase}",
-                f"EVIDENCE\n{shown}",
-                f"AGENT {self.agent.name}\n{raw}",
-                f"TABLES BEFORE\n{before}",
-                f"TABLES AFTER\n{tables_text(self.tables)}",
-            ]
+            raw = self._learn(evidence)
+        self._report = account(
+            evidence,
+            self.agent,
+            raw,
+            shown=shown,
+            before=before,
+            after=tables_text(self.tables),
+            phase=self.phase,
+            steps=self.predictions,
+            rejects=self.rejects,
         )
         self.last_mean = evidence.objective_mean
         self.phase = PHASES[min(PHASES.index(self.phase) + 1, len(PHASES) - 1)]
@@ -133,28 +157,25 @@ class AgentReinforce(Optimizer):
         budget = int(self.space.budget.flops / stage.cheapest + 1e-9)
         mixes = exact_spend(proxies(stage), budget, max_nodes=stage.max_nodes, rng=rng)
         listed = mixes_text(self.tables, mixes)
-        complaint, raw = "", ""
-        for attempt in range(1, ATTEMPTS + 1):
-            raw = self.agent.choose(evidence, mixes, self.mixes, complaint)
-            try:
-                choice = parse_choice(raw, mixes, self.mixes)
-            except FeedbackError as error:
-                complaint = f"{error} (attempt {attempt} of {ATTEMPTS})"
-                self.rejected += 1
-                continue
-            self.chosen = [mixes[i] for i in choice.mixes]
-            self._headline = choice.critique
-            raw = choice.text()
-            break
+        heard = listen(
+            lambda complaint: self.agent.choose(evidence, mixes, self.mixes, complaint),
+            lambda raw: parse_choice(raw, mixes, self.mixes, cut=self.agent.cut),
+            self.rejects,
+        )
+        raw = heard.raw
+        if heard.value is not None:
+            self.chosen = [mixes[i] for i in heard.value.mixes]
+            self._note(evidence, heard.value.critique)
+            raw = heard.value.text()
         else:
             self.dropped += 1
             picked = rng.choice(len(mixes), min(self.mixes, len(mixes)), replace=False)
             self.chosen = [mixes[int(i)] for i in picked]
-            self._headline = f"the agent's choice of mixes could not be used ({complaint}); mixes drawn at random"
+            self._headline = f"the agent's choice of mixes could not be used ({heard.complaint}); mixes drawn at random"
         share = torch.tensor(self.chosen, dtype=torch.float64).sum(0)
         for table in self.tables.stages:
             table.model_logits += torch.log((share + 0.5) / (share + 0.5).mean())
-        return f"{render(evidence)}\n\nMIXES\n{listed}", raw
+        return listed, raw
 
     def _warm_up(self) -> list[Plan]:
         """Shapes of the chosen mixes; a stage beside the first keeps its cheapest solve."""
@@ -198,31 +219,50 @@ class AgentReinforce(Optimizer):
             key=lambda t: (-(self.objective.utility(t) - t.stderr), t.price.flops, t.number),
         )
         mean = float(np.mean([self.objective.utility(t) for t in trials])) if trials else 0.0
-        realised = None if self.last_mean is None else mean - self.last_mean
-        return Evidence(self.round, self.rounds, trials, ranked, self.tables, mean, self.expected, realised)
+        return Evidence(
+            self.round,
+            self.rounds,
+            trials,
+            ranked,
+            self.tables,
+            mean,
+            self.expected,
+            None if self.last_mean is None else mean - self.last_mean,
+            task=self._task,
+            questions=self._questions,
+            objective=self.objective,
+            history=self.notes,
+            predictions=realised(self.predictions, trials, self.tables, self.objective.utility),
+            plans=self._k if self.mode == "propose" else 0,
+        )
 
     def _learn(self, evidence: Evidence) -> str:
         """feedback → parse → step."""
-        complaint, raw = "", ""
-        for attempt in range(1, ATTEMPTS + 1):
-            raw = self.agent.feedback(evidence, complaint)
-            try:
-                feedback = parse(raw, self.tables)
-            except FeedbackError as error:
-                complaint = f"{error} (attempt {attempt} of {ATTEMPTS})"
-                self.rejected += 1
-                continue
-            self._step(feedback)
-            return feedback.text()
-        self.dropped += 1
-        self.expected = None
-        self._headline = f"the agent's feedback could not be used ({complaint}); the tables stay as they are"
-        return raw
+        heard = listen(
+            lambda complaint: self.agent.feedback(evidence, complaint),
+            lambda raw: parse(raw, self.tables, plans=bool(evidence.plans), cut=self.agent.cut),
+            self.rejects,
+        )
+        if heard.value is None:
+            self.dropped += 1
+            self.expected = None
+            self._headline = f"the agent's feedback could not be used ({heard.complaint}); the tables stay as they are"
+            return heard.raw
+        self._step(heard.value)
+        self._note(evidence, heard.value.feedback.critique)
+        return heard.value.text()
 
-    def _step(self, feedback: Feedback) -> None:
-        step(self.tables, feedback, self.rate)
-        self.expected = sum(nudge.expect for nudge in feedback.nudges)
-        self._headline = feedback.critique
+    def _step(self, said: Said) -> None:
+        self.predictions = step(self.tables, said.feedback, self.rate)
+        self.expected = sum(nudge.expect for nudge in said.feedback.nudges)
+        self.proposed = [plan for plan in said.plans if plan.id not in self._trials]
+
+    def _note(self, evidence: Evidence, critique: str) -> None:
+        """Keep what the agent said, for the rounds in which it wants to be shown it."""
+        self._headline = " ".join(critique.split())
+        note = Note(round=evidence.round, critique=critique, mean=evidence.objective_mean)
+        kept = len(self.notes) + 1 - self.agent.history
+        self.notes = [*self.notes, note][max(0, kept) :]
 
     # State -----------------------------------------------------------------------------------------------------------
 
@@ -232,8 +272,11 @@ class AgentReinforce(Optimizer):
             "phase": self.phase,
             "round": self.round,
             "chosen": self.chosen,
-            "rejected": self.rejected,
+            "rejects": dict(sorted(self.rejects.items())),
             "dropped": self.dropped,
+            "predictions": [one.model_dump() for one in self.predictions],
+            "notes": [note.model_dump() for note in self.notes],
+            "proposed": [plan.compact() for plan in self.proposed],
             "expected": self.expected,
             "last_mean": self.last_mean,
         }
@@ -241,7 +284,10 @@ class AgentReinforce(Optimizer):
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
         self.tables.load_state(state["tables"])
         self.phase, self.round = state["phase"], state["round"]
-        self.rejected, self.dropped = state["rejected"], state["dropped"]
+        self.rejects, self.dropped = Counter(state["rejects"]), state["dropped"]
+        self.predictions = [Prediction.model_validate(one) for one in state["predictions"]]
+        self.notes = [Note.model_validate(note) for note in state["notes"]]
+        self.proposed = [Plan.from_compact(plan) for plan in state["proposed"]]
         self.chosen = [tuple(mix) for mix in state["chosen"]]
         self.expected, self.last_mean = state["expected"], state["last_mean"]
         self._trials = {trial.plan.id: trial for trial in trials}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,23 @@ class Optimizer(ABC):
     ----------
     distribution
         The tables, for one that learns a distribution; else ``None``.
+    rejects
+        For one that asks a language model: what of its replies could not be used, counted by kind.
     """
 
     distribution: Distribution | None = None
+    rejects: Mapping[str, int] = MappingProxyType({})
 
     def setup(self, space: Space, objective: Objective, *, rounds: int, call: ModelCall) -> None:
         """Bind to a search of ``rounds`` rounds over ``space``; ``call`` is for optimizers that ask a model."""
         self.space, self.objective, self.rounds, self.call = space, objective, rounds, call
+
+    def introduce(self, task: str, questions: Mapping[str, tuple[str, str]]) -> None:
+        """Receive, after `setup`, the task's description, and text and gold answer of the train questions by id.
+
+        For optimizers that ask a language model; others ignore it.
+        """
+        del task, questions
 
     @abstractmethod
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
