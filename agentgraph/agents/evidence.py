@@ -223,17 +223,29 @@ def _short(text: str) -> str:
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
 
 
-def _last_round(evidence: Evidence) -> list[str]:
-    """What the agent foresaw, and what happened."""
+def _foreseen(evidence: Evidence) -> list[str]:
+    """What the last nudges should have done together, and what happened."""
     lines = []
     if evidence.predicted is not None and evidence.realised is not None:
         lines.append(
-            f"Your last nudges foresaw a change of the mean utility of a round of {evidence.predicted:+.3f}; "
+            f"The last nudges foresaw a change of the mean utility of a round of {evidence.predicted:+.3f}; "
             f"it was {evidence.realised:+.3f}."
         )
+    known = [(one.after - one.before) * one.effect for one in evidence.predictions if one.effect is not None]
+    if known:
+        borne_out = sum(product > 0 for product in known)
+        lines.append(
+            f"Of {len(known)} nudges whose effect is known, {borne_out} raised what did well or lowered what did poorly."
+        )
+    return lines
+
+
+def _last_round(evidence: Evidence) -> list[str]:
+    """What the agent foresaw, and what happened."""
+    lines = _foreseen(evidence)
     if evidence.predictions:
         lines.append(
-            "Your last nudges one by one; realised is the mean utility of the round's new plans that have the option in "
+            "One by one; realised is the mean utility of the round's new plans that have the option in "
             "that slot, less that of those that have not:"
         )
         lines += map(_prediction, evidence.predictions)
@@ -305,8 +317,8 @@ def account(
         f"PHASE {phase}, round {evidence.round} of {evidence.rounds}",
         f"EVIDENCE\n{shown}",
         f"AGENT {agent.name}\n{said}",
-        "PREDICTED AND REALISED\n" + ("\n".join(_last_round(evidence)) or "nothing was foreseen before this round"),
-        "MOVES\n" + ("\n".join(moved) or "none"),
+        "PREDICTED AND REALISED (nudge by nudge in the evidence)\n" + ("\n".join(_foreseen(evidence)) or "none before"),
+        "MOVES (probabilities before and after, effect expected)\n" + ("\n".join(moved) or "none"),
         f"REJECTED SO FAR\n{counted}",
         f"TABLES BEFORE\n{before}",
         f"TABLES AFTER\n{after}",

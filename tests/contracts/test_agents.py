@@ -270,7 +270,7 @@ def test_language_model_in_a_search():
     assert asked[0].schema["title"] == "Choice"
     assert asked[1].schema["title"] == "Feedback"
     assert "What you said in round 0" in asked[1].messages[1][1]
-    assert "Your last nudges one by one" in asked[2].messages[1][1]
+    assert "One by one; realised is" in asked[2].messages[1][1]
 
 
 def test_language_model_is_told_what_was_wrong():
