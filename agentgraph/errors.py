@@ -19,6 +19,10 @@ Each message says what was given, what is allowed and what to change. The comman
 line; anything else that is raised is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 
 class AgentGraphError(Exception):
     """Base of all errors that are the caller's to read."""
@@ -49,7 +53,22 @@ class TaskError(AgentGraphError, ValueError):
 
 
 class FeedbackError(AgentGraphError, ValueError):
-    """An agent's reply that cannot be turned into nudges."""
+    """An agent's reply, or a part of one, that cannot be used.
+
+    Parameters
+    ----------
+    message
+        What was said and what is allowed; the agent is told when it is asked again.
+    kind
+        One of `agentgraph.agents.reading.KINDS`.
+    rejects
+        How many things were refused by kind, where the message names the first of several.
+    """
+
+    def __init__(self, message: str, *, kind: str = "schema", rejects: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.rejects = dict(rejects or {kind: 1})
 
 
 class ReplayError(AgentGraphError, ValueError):

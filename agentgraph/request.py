@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -72,6 +73,8 @@ class Request:
         0 in the search; fresh ones ask everything again. ``attempt`` 1 is the second try after a bad outcome.
     run_seed
         Seed of the run: enters the seed sent to the backend, never the key.
+    schema
+        JSON Schema that the reply shall keep to, for backends that can hold a model to one.
     """
 
     model: str
@@ -82,22 +85,21 @@ class Request:
     replicate: int = 0
     attempt: int = 0
     run_seed: int = 0
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
     key: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         sampled = self.settings.temperature > 0
-        text = json.dumps(
-            (
-                self.fingerprint,
-                self.messages,
-                (self.settings.temperature, self.settings.top_p, self.settings.max_tokens),
-                self.sample if sampled else 0,
-                self.replicate if sampled else 0,
-                self.attempt,
-            ),
-            ensure_ascii=False,
-            separators=(",", ":"),
+        parts = (
+            self.fingerprint,
+            self.messages,
+            (self.settings.temperature, self.settings.top_p, self.settings.max_tokens),
+            self.sample if sampled else 0,
+            self.replicate if sampled else 0,
+            self.attempt,
+            *([] if self.schema is None else [self.schema]),
         )
+        text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         object.__setattr__(self, "key", digest)
 

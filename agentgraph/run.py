@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
 from agentgraph.budget import Budget, is_number
@@ -183,6 +184,7 @@ class _Run:
             call=executor.ask,
             look=lambda plan, ids: executor.known(plan, [train[name] for name in ids]),
         )
+        setup.optimizer.introduce(task_text(setup.task), {q.id: (q.text, q.gold) for q in train.values()})
         state = folder.load_state() if folder else None
         self.archive = Archive(folder.trials if folder else None, keep=state["archive_size"] if state else 0)
         self.first = 0
@@ -389,6 +391,7 @@ class _Run:
             "tokens_spent": counts.tokens,
             "agent_calls": counts.agent_calls,
             "agent_tokens": counts.agent_tokens,
+            "agent_rejects": dict(sorted(self.setup.optimizer.rejects.items())),
             "search_only": {key: searched[key] for key in ("asked", "made", "failed", "tokens", "flops")},
             "seconds": round(time.monotonic() - self.began, 1),
         }

@@ -1,76 +1,141 @@
 """A whole search whose agent is a real HTTP server, which answers nonsense half of the time."""
 
 import json
+from collections import Counter
 
-from servers.loopback import chat
+import pytest
+from servers.loopback import chat, error
 
+from agentgraph.agents.reading import KINDS
 from agentgraph.config import build_search, load
 from agentgraph.run import run
 from agentgraph.run_folder import RunFolder
 
-NONSENSE = [
-    "Sure! Here are my thoughts on the graphs.",
-    '{"critique": "cut off in the mid',
-    "",
-    '{"critique": "x", "nudges": [{"table": "role", "slot": 0, "option": "wizard", "by": 1}]}',
-    '{"critique": "x", "nudges": [{"table": "edge", "slot": 1, "option": "4", "by": 1}]}',
-    '{"critique": "x", "nudges": [{"table": "role", "slot": 0, "option": "vote", "by": 40}]}',
-    "您好,图表很好。",
-]
+
+def nudged(**changes):
+    nudge = {"table": "role", "slot": 0, "option": "vote", "by": 1, **changes}
+    return json.dumps({"critique": "x", "nudges": [nudge]})
+
+
+def proposed(*nodes):
+    return json.dumps({"critique": "x", "nudges": [], "plans": [[nodes]]})
+
+
+SOLVE = {"role": "assistant", "model": "a-small", "parents": []}
+NONSENSE = {
+    "prose": chat("Sure! Here are my thoughts on the graphs."),
+    "empty": chat(""),
+    "language": chat("您好,图表很好。"),
+    "cut off": chat('{"critique": "cut off in the mid', finish="length"),
+    "schema": chat('{"critique": "x", "nudges": "vote more"}'),
+    "unknown id": chat(nudged(option="wizard")),
+    "probability": chat(nudged(by=40)),
+    "cycle": chat(proposed({**SOLVE, "parents": [1]}, {**SOLVE, "parents": [0]})),
+    "invalid plan": chat(proposed({"role": "vote", "parents": []})),
+    "over budget": chat(proposed({**SOLVE, "model": "a-large"})),
+}
+CHOICE = json.dumps({"critique": "both families", "mixes": [0, 1, 2]})
 GOOD = json.dumps(
     {
         "critique": "The confidence vote does well.",
         "nudges": [
             {"table": "role", "slot": 0, "option": "confidence_vote", "by": 2.0, "expect": 0.1, "because": "best"}
         ],
+        "plans": [[[SOLVE, {**SOLVE, "model": "b-small"}, {"role": "confidence_vote", "parents": [0, 1]}]]],
     }
 )
 
 
-def test_search_with_an_agent_that_talks_nonsense_half_of_the_time(loopback, tmp_path):
-    def script(body, number):
-        if number % 2 == 0:
-            return chat(NONSENSE[(number // 2) % len(NONSENSE)], logprobs=None)
-        if "Choose the" in body["messages"][-1]["content"]:
-            return chat(json.dumps({"critique": "both families", "mixes": [0, 1, 2]}), logprobs=None)
-        return chat(f"Here it is:\n```json\n{GOOD}\n```", logprobs=None)
+def search(server, *more):
+    config = [
+        "task=recall",
+        "task.sizes={train: 32, validation: 16, test: 16}",
+        "plans_per_round=3",
+        "questions_per_round=8",
+        "finalists=2",
+        "agent=language_model",
+        "agent.model=m",
+        f"agent.base_url={server.url}",
+    ]
+    return build_search(load("search", [*config, *more]))
+
+
+def rejected(path):
+    """Counts by kind in a feedback file."""
+    line = path.read_text().split("REJECTED SO FAR\n")[1].split("\n")[0]
+    return {kind: int(count) for kind, count in (entry.split(": ") for entry in line.split(", "))}
+
+
+def test_every_kind_is_there():
+    assert sorted(NONSENSE) == sorted(KINDS)
+
+
+@pytest.mark.parametrize("takes_schema", [True, False])
+def test_search_with_an_agent_that_talks_nonsense_half_of_the_time(loopback, tmp_path, takes_schema):
+    kinds = ["prose", *NONSENSE]  # the first round asks for a choice of mixes, each of the others for feedback
+    answered = []
+
+    def script(body, _):
+        if not takes_schema and "response_format" in body:
+            return error(400, "response_format is not supported")
+        answered.append(body)
+        turn, good = divmod(len(answered) - 1, 2)
+        if not good:
+            return NONSENSE[kinds[turn]]
+        text = CHOICE if "Choose the" in body["messages"][-1]["content"] else GOOD
+        return chat(f"<think>Let me see.</think>Here it is:\n```json\n{text}\n```")
 
     loopback.script = script
-    config = load(
-        "search",
-        [
-            "task=recall",
-            "budget.units=4",
-            "rounds=6",
-            "plans_per_round=3",
-            "questions_per_round=16",
-            "finalists=2",
-            "task.sizes={train: 32, validation: 16, test: 16}",
-            "agent=language_model",
-            "agent.model=m",
-            f"agent.base_url={loopback.url}",
-        ],
-    )
-    setup = build_search(config)
+    setup = search(loopback, "budget.units=4", f"rounds={len(kinds)}", "optimizer.mode=propose")
     result = run(setup, folder=RunFolder(tmp_path))
     tables = setup.optimizer.distribution.stages[0]
     names = [role.name for role in tables.space.roles]
     assert tables.role_logits[0].argmax() == names.index("confidence_vote")  # the good half was heard
     assert setup.optimizer.dropped == 0  # each bad reply was asked again
-    assert setup.optimizer.rejected >= 3
-    assert result.summary["agent_calls"] == len(loopback.chats)
-    assert "could not be used" in loopback.chats[1]["messages"][-1]["content"]
-    feedback = (tmp_path / "feedback" / "round_003.txt").read_text()
-    assert "The confidence vote does well." in feedback
-    assert "TABLES AFTER" in feedback
+    tried = [[node.role for node in trial.plan.stages[0].nodes] for trial in result.archive.trials if trial.marks]
+    assert ["assistant", "assistant", "confidence_vote"] in tried
+    # Every reject is counted once, by its kind: in the summary, and in each round's file up to that round.
+    assert result.summary["agent_rejects"] == Counter(kinds)
+    assert json.loads((tmp_path / "summary.json").read_text())["agent_rejects"] == Counter(kinds)
+    for round_ in range(len(kinds)):
+        assert rejected(tmp_path / "feedback" / f"round_{round_:03d}.txt") == Counter(kinds[: round_ + 1])
+    assert len(answered) == 2 * len(kinds)
+    assert result.summary["agent_calls"] == len(answered)
+    assert result.summary["agent_tokens"] == 9 * len(answered)
+    again = [body["messages"][-1]["content"] for body in answered[1::2]]
+    assert all("Your last answer could not be used: " in text for text in again)
+    assert sum("response_format" in body for body in loopback.chats) == (len(answered) if takes_schema else 1)
+
+
+def test_what_a_round_leaves_to_read(loopback, tmp_path):
+    loopback.script = lambda body, _: chat(CHOICE if "Choose the" in body["messages"][-1]["content"] else GOOD)
+    setup = search(loopback, "budget.units=4", "rounds=4", "optimizer.mode=propose")
+    run(setup, folder=RunFolder(tmp_path))
+    texts = [(tmp_path / "feedback" / f"round_{round_:03d}.txt").read_text() for round_ in range(4)]
+    shown = [body["messages"][-1]["content"] for body in loopback.chats]
+    assert "\n\nMIXES\n0: " in texts[0]
+    assert "MIXES CHOSEN\n0, 1, 2" in texts[0]
+    for text, seen in zip(texts[1:], shown[1:], strict=True):
+        evidence = text.split("EVIDENCE\n")[1].split("\n\nAGENT language_model\n")[0]
+        assert seen.startswith(evidence)  # the file has what the agent was shown, to the letter
+        assert "The confidence vote does well." in text
+        assert "PLANS PROPOSED" in text
+        before, after = (
+            text.split(f"TABLES {which}\n")[1].split("\n\n")[0].splitlines() for which in ("BEFORE", "AFTER")
+        )
+        assert sum(one != two for one, two in zip(before, after, strict=True)) == 1
+    assert "REJECTED SO FAR\nnone" in texts[3]
+    moves = texts[2].split("MOVES")[1].split("\n")[1]
+    assert f"{moves}  realised " in texts[3].split("AGENT")[0]  # the same nudge, before and after, with what came of it
+    assert "foresaw a change of the mean utility of a round of +0.100; it was " in texts[3].split("REALISED")[1]
 
 
 def test_an_agent_that_never_makes_sense_leaves_the_tables_alone(loopback, tmp_path):
-    loopback.script = lambda _body, number: chat(NONSENSE[number % len(NONSENSE)], logprobs=None)
-    sizes = "task.sizes={train: 32, validation: 16, test: 16}"
-    agent = ["agent=language_model", "agent.model=m", f"agent.base_url={loopback.url}"]
-    small = ["rounds=4", "plans_per_round=2", "questions_per_round=8", "finalists=2", "budget.units=2"]
-    setup = build_search(load("search", ["task=recall", sizes, *agent, *small]))
-    run(setup, folder=RunFolder(tmp_path))
+    kinds = list(NONSENSE)
+    loopback.script = lambda _body, number: NONSENSE[kinds[number % 4]]
+    setup = search(loopback, "budget.units=2", "rounds=4")
+    result = run(setup, folder=RunFolder(tmp_path))
     assert setup.optimizer.dropped == 4
-    assert setup.optimizer.rejected == 12
+    assert result.summary["agent_rejects"] == dict.fromkeys(kinds[:4], 3)
+    last = (tmp_path / "feedback" / "round_003.txt").read_text()
+    assert last.split("TABLES BEFORE\n")[1].split("\n\nTABLES AFTER\n")[0] in last.split("TABLES AFTER\n")[1]

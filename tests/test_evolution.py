@@ -5,8 +5,9 @@ import pytest
 from spaces import SHORT, random_tables, space
 
 from agentgraph.errors import ConfigError
+from agentgraph.mutation import mutated
 from agentgraph.objectives.accuracy import Accuracy
-from agentgraph.optimizers.evolution import Evolution, mutated
+from agentgraph.optimizers.evolution import Evolution
 from agentgraph.trial import Answer, Trial
 
 

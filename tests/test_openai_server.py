@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import gc
 import logging
 import socket
@@ -251,6 +252,42 @@ def test_adapts_once_per_model_and_remembers(loopback, refused, status, caplog):
     assert backend.has_logprobs == ("logprobs" not in refused)
     assert len(caplog.records) == 1
     assert "'strict'" in caplog.text
+
+
+@pytest.mark.parametrize("said", ["response_format is not supported", "unknown field", "guided decoding failed"])
+def test_a_schema_is_asked_for_and_left_out_where_it_is_refused(loopback, said, caplog):
+    loopback.script = lambda body, _: (
+        error(400, said) if body["model"] == "plain" and "response_format" in body else chat("{}")
+    )
+    schema = {"title": "Answer", "type": "object"}
+    backend = OpenAIServer(loopback.url, retries=0)
+
+    async def run():
+        for model in ("m", "plain", "plain"):
+            await backend.reply(dataclasses.replace(ask(model=model), schema=schema))
+        await backend.reply(ask())
+        await backend.close()
+
+    with caplog.at_level(logging.WARNING, "agentgraph"):
+        asyncio.run(run())
+    sent = {"type": "json_schema", "json_schema": {"name": "Answer", "schema": schema}}
+    assert [body.get("response_format") for body in loopback.chats] == [sent, sent, None, None, None]
+    assert all("logprobs" in body and "seed" in body for body in loopback.chats)
+    assert len(caplog.records) == 1
+    assert "no JSON Schema: asking without" in caplog.text
+    assert backend.has_logprobs
+
+
+def test_a_schema_that_is_not_the_matter(loopback):
+    loopback.script = lambda *_: error(400, "temperature 1 only")
+    backend = OpenAIServer(loopback.url, retries=0)
+    request = dataclasses.replace(ask(), schema={"type": "object"})
+    (result,) = replies(backend, request)
+    assert isinstance(result, BackendRefused)
+    assert "temperature 1 only" in str(result)
+    assert len(loopback.chats) == 2
+    replies(backend, request)
+    assert "response_format" in loopback.chats[2]  # nothing was learned
 
 
 def test_refusal_for_another_reason_teaches_nothing(loopback):

@@ -1,6 +1,7 @@
 """What a model proposes is checked, counted and never trusted."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_proposals_are_used():
     for word in (
         "at most 4 nodes",
         "with small: 0: 1.00",
-        "vote (at least 1 parents; last node only): no model",
+        "vote (at least 1 parents; sink only): no model",
         "6.00 units",
         "none",
     ):
@@ -68,21 +69,21 @@ def test_the_next_reply_fills_what_is_missing():
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("", "unusable replies"),
-        ("Sure!", "unusable replies"),
-        ("{}", "unusable replies"),
-        ('{"plans": 3}', "unusable replies"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000, "unusable replies"),
-        (plans([]), "invalid plans"),
-        (plans([{"role": "judge"}]), "invalid plans"),
-        (plans([{"role": "assistant", "model": "gpt"}]), "invalid plans"),
-        (plans([{"role": "vote"}]), "invalid plans"),
-        (plans([{"role": "assistant", "model": "small", "parents": [0]}]), "invalid plans"),
-        (plans(SOLVE * 2), "invalid plans"),
-        (plans(SOLVE * 9999), "invalid plans"),
-        ('{"plans": [[]]}', "invalid plans"),
-        (json.dumps({"plans": [[SOLVE, SOLVE]]}), "invalid plans"),
-        (plans([{"role": "assistant", "model": "large"}]), "plans over budget"),
+        ("", "empty"),
+        ("Sure!", "prose"),
+        ("{}", "schema"),
+        ('{"plans": 3}', "schema"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "schema"),
+        (plans([]), "invalid plan"),
+        (plans([{"role": "judge"}]), "unknown id"),
+        (plans([{"role": "assistant", "model": "gpt"}]), "unknown id"),
+        (plans([{"role": "vote"}]), "invalid plan"),
+        (plans([{"role": "assistant", "model": "small", "parents": [0]}]), "cycle"),
+        (plans(SOLVE * 2), "invalid plan"),
+        (plans(SOLVE * 9999), "invalid plan"),
+        ('{"plans": [[]]}', "invalid plan"),
+        (json.dumps({"plans": [[SOLVE, SOLVE]]}), "invalid plan"),
+        (plans([{"role": "assistant", "model": "large"}]), "over budget"),
     ],
 )
 def test_what_cannot_be_used_is_dropped_and_counted(text, kind):
@@ -90,9 +91,17 @@ def test_what_cannot_be_used_is_dropped_and_counted(text, kind):
     found = made.ask(3, np.random.default_rng(0))
     for plan in found:
         made.space.check(plan)
-    assert made.counts[kind] >= 1
-    assert made.counts["drawn at random"] == len(found) == 3
-    assert made.counts["unusable replies"] == 2 + (kind == "unusable replies")
+    assert made.counts == {"drawn at random": 3}
+    assert made.rejects == Counter([kind, "prose", "prose"])
+    assert len(found) == 3
+    assert f"rejected: {kind}" in made.headline()
+
+
+def test_good_plans_are_used_though_others_are_bad():
+    made = new(Model(plans(SOLVE, [{"role": "judge"}], STAR)))
+    assert len(made.ask(2, np.random.default_rng(0))) == 2
+    assert made.counts == {"used": 2}
+    assert made.rejects == {"unknown id": 1}
 
 
 def test_it_needs_a_language_model():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from agentgraph.agents.feedback import Note, Prediction
 from agentgraph.distribution import Distribution
+from agentgraph.objectives.base import Objective
 from agentgraph.request import Reply, Request
 from agentgraph.trial import Trial
 
@@ -18,14 +20,14 @@ ModelCall = Callable[[Request, str], Reply]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an agent may see: trials and tables, nothing of the task.
+    """What an agent may see: trials and tables; of the task what it is called, and the questions of the trials.
 
     Parameters
     ----------
     round, rounds
         Round that just ended and how many there are.
     trials
-        The round's trials.
+        The round's new trials.
     archive
         All trials so far, best first.
     distribution
@@ -34,6 +36,18 @@ class Evidence:
         Mean utility of the round's trials.
     predicted, realised
         Change of the mean utility of a round that the last feedback foresaw, and what happened; ``None`` at first.
+    task
+        The task's name and instructions.
+    questions
+        Text and gold answer of train questions by id; those that plans failed on are shown.
+    objective
+        What is maximised; ``None`` for accuracy.
+    history
+        What the agent said in its last `Agent.history` rounds.
+    predictions
+        The nudges of its last feedback against what happened.
+    plans
+        How many whole plans are wanted of it; 0 if it may only nudge.
     """
 
     round: int
@@ -44,12 +58,32 @@ class Evidence:
     objective_mean: float
     predicted: float | None = None
     realised: float | None = None
+    task: str = ""
+    questions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    objective: Objective | None = None
+    history: Sequence[Note] = ()
+    predictions: Sequence[Prediction] = ()
+    plans: int = 0
+
+    def utility(self, trial: Trial) -> float:
+        """Utility of a trial."""
+        return trial.accuracy if self.objective is None else self.objective.utility(trial)
 
 
 class Agent(ABC):
-    """Writes text in the JSON formats of `agentgraph.agents.feedback`; what it writes is parsed, never trusted."""
+    """Writes text in the JSON formats of `agentgraph.agents.feedback`; what it writes is parsed, never trusted.
+
+    Attributes
+    ----------
+    cut
+        Whether its last text ended at a limit of tokens.
+    history
+        How many rounds of its own words it wants to be shown, >= 0.
+    """
 
     name: str
+    cut: bool = False
+    history: int = 0
 
     def connect(self, call: ModelCall) -> None:
         """Receive the way to reach a model; agents that ask none ignore it."""

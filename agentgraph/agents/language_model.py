@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
+from pydantic import BaseModel
+
 from agentgraph.agents.base import Agent, Evidence, ModelCall
-from agentgraph.agents.evidence import mixes_text, render, trial_text
-from agentgraph.agents.feedback import Choice, Feedback, schema
+from agentgraph.agents.evidence import mixes_text, render
+from agentgraph.agents.feedback import Choice, Feedback, FeedbackWithPlans, schema
+from agentgraph.agents.proposals import FORM
 from agentgraph.errors import ConfigError
 from agentgraph.model import Model
 from agentgraph.request import Request, Settings
@@ -19,16 +22,19 @@ TASK: Final = (
     "Each round, graphs are drawn from the tables of probabilities and scored on questions within a fixed budget. You "
     "read the results and move the tables, so that the next graphs are better."
 )
-INSIGHTS: Final = (
-    "What is known: (1) Tasks differ in which model sizes and mixes they prefer at equal cost. (2) Width (nodes that "
-    "solve in parallel) and depth (nodes in a row) each have an optimum that depends on the task; beyond it accuracy "
-    "falls. (3) They depend on each other: wider graphs have a smaller best depth. Strong models cope better with many "
-    "incoming messages; models that make different mistakes are worth more together."
-)
+INSIGHTS: Final = {
+    1: "Tasks differ in which model sizes and mixes they prefer at equal cost; models that make different mistakes are "
+    "worth more together.",
+    2: "Width (nodes that solve in parallel) and depth (nodes in a row) each have an optimum that depends on the task; "
+    "beyond it accuracy falls. Strong models cope better with many incoming messages.",
+    3: "Width and depth depend on each other: wider graphs have a smaller best depth, deeper ones a smaller best width.",
+}
+"""The findings of Agent-REINFORCE (arXiv 2511.00086) by number; each can be left out."""
 RULES: Final = (
     "Raise the probability of an edge, role or model only if plans that have it did well; lower what the poor plans "
-    "have. Start at the sink and its parents. Differences smaller than the intervals are noise. 'by' is added to a logit: "
-    "0.5 is a small step, 2 a large one, at most 3."
+    "have. Start at the sink and its parents. Differences smaller than the intervals are noise; where your last nudges did "
+    "not do what you foresaw, take them back. A nudge gives either 'by', which is added to a logit (0.5 is a small step, "
+    "2 a large one, at most 3 either way), or 'to', the probability to reach, in [0, 1]."
 )
 
 
@@ -44,47 +50,74 @@ class LanguageModel(Agent):
     temperature
         0 gives the same feedback for the same evidence.
     insights
-        Whether it is told what is known of such graphs.
+        Which of the three insights it is told; all or none if true or false.
+    history
+        How many rounds of its own words it is shown, >= 0.
     """
 
     name = "language_model"
 
     def __init__(
-        self, model: Model, *, max_tokens: int = 4096, temperature: float = 0.0, insights: bool = True
+        self,
+        model: Model,
+        *,
+        max_tokens: int = 4096,
+        temperature: float = 0.0,
+        insights: Sequence[int] | bool = True,
+        history: int = 2,
     ) -> None:
         self.model = model
         self.settings = Settings(temperature=temperature, max_tokens=max_tokens)
-        self.insights = insights
+        self.insights = _numbers(insights)
+        if type(history) is not int or history < 0:
+            raise ConfigError(f"agent.history={history!r} must be a whole number of at least 0")
+        self.history = history
         self._call: ModelCall | None = None
 
     def connect(self, call: ModelCall) -> None:
         self._call = call
 
     def feedback(self, evidence: Evidence, complaint: str = "") -> str:
-        wanted = f"{RULES} Answer with one JSON object and nothing else, of this schema: {json.dumps(schema(Feedback))}"
-        return self._ask(evidence.round, f"{render(evidence)}\n\n{wanted}", complaint)
+        wanted = RULES
+        if evidence.plans:
+            wanted += f" You may also propose up to {evidence.plans} whole plans to try next, in 'plans'. {FORM}"
+        format_ = FeedbackWithPlans if evidence.plans else Feedback
+        return self._ask(evidence, f"{render(evidence)}\n\n{wanted}", complaint, format_)
 
     def choose(self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "") -> str:
-        unit = evidence.distribution.space.budget.unit
-        singles = "\n".join(trial_text(trial, unit) for trial in evidence.trials)
         text = (
-            f"Single models on the train questions:\n{singles}\n\nMixes of models that spend the budget:\n"
-            f"{mixes_text(evidence.distribution, mixes)}\n\nChoose the {count} mixes (by number) to start from. Answer "
-            f"with one JSON object and nothing else, of this schema: {json.dumps(schema(Choice))}"
+            f"{render(evidence)}\n\nMixes of models that spend the budget:\n{mixes_text(evidence.distribution, mixes)}\n\n"
+            f"Choose the {count} mixes (by number) to start from."
         )
-        return self._ask(evidence.round, text, complaint)
+        return self._ask(evidence, text, complaint, Choice)
 
-    def _ask(self, round_: int, text: str, complaint: str) -> str:
+    def _ask(self, evidence: Evidence, text: str, complaint: str, format_: type[BaseModel]) -> str:
         if self._call is None:
             raise ConfigError("the agent is not connected to a model; run it inside a search")
+        wanted = schema(format_)
+        text = f"{text} Answer with one JSON object and nothing else, of this schema: {json.dumps(wanted)}"
         if complaint:
             text = f"{text}\n\nYour last answer could not be used: {complaint}. Answer again."
-        system = f"{TASK} {INSIGHTS}" if self.insights else TASK
+        told = [f"({number}) {INSIGHTS[number]}" for number in self.insights]
+        system = " ".join([TASK, *(["What is known:"] if told else []), *told])
         request = Request(
             model=self.model.served_name,
             fingerprint=f"agent/{self.model.identity}",
             messages=(("system", system), ("user", text)),
             settings=self.settings,
-            replicate=round_,
+            replicate=evidence.round,
+            schema=wanted,
         )
-        return self._call(request, self.model.backend).text
+        reply = self._call(request, self.model.backend)
+        self.cut = reply.finish == "length"
+        return reply.text
+
+
+def _numbers(insights: Sequence[int] | bool) -> tuple[int, ...]:
+    """Numbers of the insights, ascending."""
+    if isinstance(insights, bool):
+        return tuple(INSIGHTS) if insights else ()
+    listed = isinstance(insights, (list, tuple))
+    if not listed or any(type(number) is not int or number not in INSIGHTS for number in insights):
+        raise ConfigError(f"agent.insights={insights!r} must be a list of some of {', '.join(map(str, INSIGHTS))}")
+    return tuple(sorted(set(insights)))

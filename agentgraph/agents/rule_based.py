@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 
 from agentgraph.agents.base import Agent, Evidence
 from agentgraph.agents.feedback import LARGEST, MOST_NUDGES
+from agentgraph.agents.proposals import as_written
 from agentgraph.distribution import StageDistribution
+from agentgraph.errors import BudgetError, GraphError, SpaceError
+from agentgraph.mutation import mutated
+from agentgraph.plan import Plan
 from agentgraph.trial import Trial
 from agentgraph.walk import Draws
+
+_TURNS: Final = 32  # tries at a neighbour for each plan that is wanted
 
 
 class RuleBased(Agent):
@@ -59,7 +65,30 @@ class RuleBased(Agent):
         nudges = nudges[:MOST_NUDGES]
         for nudge in nudges:
             nudge["expect"] = round(float(np.clip(expect / max(1, len(nudges)), -1, 1)), 4)
-        return json.dumps({"critique": _critique(evidence, elite), "nudges": nudges})
+        said: dict[str, Any] = {"critique": _critique(evidence, elite), "nudges": nudges}
+        if evidence.plans:
+            said["plans"] = [as_written(plan) for plan in self._neighbours(evidence, elite)]
+        return json.dumps(said)
+
+    def _neighbours(self, evidence: Evidence, elite: Sequence[Trial]) -> list[Plan]:
+        """Plans one or two changes away from the best, none of them tried; more than are wanted: the search screens them."""
+        space = evidence.distribution.space
+        rng = np.random.default_rng((evidence.round, int(elite[0].plan.id, 16)))
+        known = {trial.plan.id for trial in evidence.archive}
+        found: dict[str, Plan] = {}
+        for turn in range(_TURNS * evidence.plans):
+            graphs = list(elite[turn % len(elite)].plan.stages)
+            for _ in range(1 + turn % 2):
+                s = int(rng.integers(len(graphs)))
+                graphs[s] = mutated(graphs[s], space.stages[s], rng)
+            try:
+                plan = Plan(tuple(graphs))
+                space.check(plan)
+            except (GraphError, SpaceError, BudgetError):
+                continue
+            if plan.id not in known:
+                found[plan.id] = plan
+        return list(found.values())
 
     def _nudges(self, s: int, stage: StageDistribution, draws: Draws, elite: Sequence[Trial]) -> list[dict[str, Any]]:
         rank = 1.0 / torch.arange(1, len(elite) + 1, dtype=torch.float64)

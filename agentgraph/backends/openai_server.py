@@ -30,7 +30,8 @@ _SHOWN: Final = 300  # characters of a server's words in an error
 _LISTED: Final = 20  # served models in an error
 _SECRET: Final = 4  # characters; what is shorter ("x") is a placeholder, and hiding it would garble messages
 _OURS: Final = (
-    "model messages temperature top_p max_tokens max_completion_tokens seed logprobs n stream".split()  # noqa: SIM905
+    "response_format",
+    *"model messages temperature top_p max_tokens max_completion_tokens seed logprobs n stream".split(),  # noqa: SIM905
 )
 _TOO_LONG: Final = ("context length", "context_length", "maximum context", "context size", "too long", "max_model_len")
 
@@ -43,9 +44,13 @@ class _Dialect:
     seed: bool = True
     # The other way round, a server that ignores what it does not know would generate without a limit.
     limit: str = "max_tokens"
+    schema: bool = True
 
-    def without(self, complaint: str) -> _Dialect | None:
-        """The dialect that avoids what a server complains about, or ``None`` if it is not this."""
+    def without(self, complaint: str, *, schema: bool) -> _Dialect | None:
+        """The dialect that avoids what a server complains about, or ``None`` if it is not this.
+
+        A request with a ``schema`` is tried without it whatever the complaint: servers word this one in many ways.
+        """
         complaint = complaint.lower()
         if self.logprobs and "logprobs" in complaint:
             return replace(self, logprobs=False)
@@ -53,7 +58,7 @@ class _Dialect:
             return replace(self, limit="max_completion_tokens")
         if self.seed and "seed" in complaint:
             return replace(self, seed=False)
-        return None
+        return replace(self, schema=False) if schema and self.schema else None
 
 
 class OpenAIServer(Backend):
@@ -88,8 +93,8 @@ class OpenAIServer(Backend):
 
     Notes
     -----
-    A server that refuses logprobs, seed or max_tokens is asked again without (with max_completion_tokens), and that is
-    remembered for the model and logged once. Reasoning tokens count as output; the reasoning is not part of the text.
+    A server that refuses logprobs, seed, max_tokens or a JSON Schema is asked again without (with max_completion_tokens),
+    and that is remembered for the model and logged once. Reasoning tokens count as output; the reasoning is not part of the text.
     One client lives from the first call to `close`: one that is dropped unclosed makes others hang.
     """
 
@@ -206,7 +211,7 @@ class OpenAIServer(Backend):
                 content = await self._ask(request, dialect)
             except (BadRequestError, UnprocessableEntityError) as error:
                 complaint = _words(error)
-                milder = None if _too_long(complaint) else dialect.without(complaint)
+                milder = None if _too_long(complaint) else dialect.without(complaint, schema=request.schema is not None)
                 if milder is None:
                     raise
                 dialect = milder
@@ -219,6 +224,7 @@ class OpenAIServer(Backend):
         self._dialects[model] = dialect
         missing = ["logprobs"] if self.logprobs and not dialect.logprobs else []
         missing += [] if dialect.seed else ["seed"]
+        missing += [] if dialect.schema else ["JSON Schema"]
         self.has_logprobs = self.has_logprobs and dialect.logprobs
         logging.getLogger(__name__).warning(
             "%s takes %s for %r%s",
@@ -237,6 +243,11 @@ class OpenAIServer(Backend):
             options["seed"] = request.seed
         if dialect.logprobs:
             options["logprobs"] = True
+        if dialect.schema and request.schema is not None:
+            options["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": str(request.schema.get("title", "reply")), "schema": request.schema},
+            }
         messages: Any = [{"role": role, "content": _sendable(text)} for role, text in request.messages]
         # The raw response: half the client's time, and a malformed body stays in our hands.
         response = await self._connected().chat.completions.with_raw_response.create(

@@ -19,17 +19,19 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 from agentgraph.agents.base import Agent, Evidence, ModelCall
-from agentgraph.agents.evidence import mixes_text, render, tables_text
-from agentgraph.agents.feedback import Feedback, parse, parse_choice, step
+from agentgraph.agents.evidence import account, mixes_text, realised, render, tables_text
+from agentgraph.agents.feedback import Note, Prediction, Said, parse, parse_choice, step
+from agentgraph.agents.reading import listen
 from agentgraph.distribution import Distribution
-from agentgraph.errors import ConfigError, FeedbackError
+from agentgraph.errors import ConfigError
 from agentgraph.forecast import INSIGHTS
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
@@ -41,7 +43,6 @@ from agentgraph.plan import Plan
 from agentgraph.space import Space, StageSpace
 from agentgraph.trial import Trial
 
-ATTEMPTS: Final = 3  # at a usable reply of the agent
 MODES: Final = ("sample", "propose")
 GRADIENTS: Final = ("text", "numeric", "both")
 PHASES: Final = ("probe", "warm-up", "search")
@@ -114,56 +115,78 @@ class AgentReinforce(Optimizer):
         self.screen = Screen(
             space, objective, look if self.free else None, insights=self.insights, boldness=self.boldness
         )
-        self.phase = PHASES[0]
+        self.phase = PHASES[0] if 1 in self.insights else PHASES[1]
         self.round = 0
         self.chosen: list[Mix] = []
-        self.rejected = 0  # replies of the agent that could not be used, each asked again up to ATTEMPTS times
+        self.rejects: Counter[str] = Counter()  # what of the agent's replies could not be used, by kind
         self.dropped = 0  # rounds in which no attempt could be used
         self.expected: float | None = None
         self.last_mean: float | None = None
+        self.predictions: list[Prediction] = []  # of the last feedback
+        self.notes: list[Note] = []
+        self.proposed: list[Plan] = []  # to be tried next
+        self._k = 0
+        self._task, self._questions = "", dict[str, tuple[str, str]]()
         self._trials: dict[str, Trial] = {}
         self._screened: Screened | None = None
         self._report = self._headline = ""
 
+    def introduce(self, task: str, questions: Mapping[str, tuple[str, str]]) -> None:
+        self._task, self._questions = task, dict(questions)
+
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
+        self._k = k
         if self.phase == "probe":
             plans = self._probes()
         elif self.phase == "warm-up":
-            plans = self._warm_up()
+            plans = self._warm_up(rng)
         else:
             plans = []
         if plans:
             return plans
         # A phase with nothing left to try (a budget of one call, say) draws at once.
         again = self._contenders()
-        k = max(1, k - len(again))
-        drawn = draw_new(self.tables, max(k, self.candidates), rng, set(self._trials))
+        return [*again, *self._new(max(1, k - len(again)), rng)]
+
+    def _new(self, k: int, rng: np.random.Generator) -> list[Plan]:
+        """Plans not tried yet: up to half of them the agent's own, the others drawn; of both the screen chooses."""
+        own = self.proposed if not self.candidates else self.screen.choose(self.proposed, (k + 1) // 2, rng).plans
+        own = own[: (k + 1) // 2]
+        known = self._trials.keys() | {plan.id for plan in own}
+        missing = k - len(own)
+        drawn = draw_new(self.tables, max(missing, self.candidates), rng, known)
         if not self.candidates:
-            return [*again, *drawn]
-        self._screened = self.screen.choose(drawn, k, rng)
-        return [*again, *self._screened.plans]
+            return [*own, *drawn]
+        self._screened = self.screen.choose(drawn, missing, rng)
+        return [*own, *self._screened.plans]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         fresh = [trial for trial in trials if trial.plan.id not in self._trials] or list(trials)
         self._trials.update((trial.plan.id, trial) for trial in trials)
         self.screen.fit(list(self._trials.values()))
         evidence = self._evidence(fresh)
-        before = tables_text(self.tables)
+        before, shown = tables_text(self.tables), render(evidence)
+        self.predictions, self.proposed = [], []
         if self.phase == "probe":
-            shown, raw = self._start(evidence)
+            listed, raw = self._start(evidence)
+            shown = f"{shown}\n\nMIXES\n{listed}"
         else:
-            shown, raw = render(evidence), self._learn(evidence) if self.gradient != "numeric" else "not asked"
+            raw = self._learn(evidence) if self.gradient != "numeric" else "not asked: gradient=numeric"
             if self.gradient != "text":
                 self._follow(fresh)
-        self._report = "\n\n".join(
-            [
-                f"PHASE {self.phase}",
-                f"EVIDENCE\n{shown}",
-                f"AGENT {self.agent.name}\n{raw}",
-                f"TABLES BEFORE\n{before}",
-                f"TABLES AFTER\n{tables_text(self.tables)}",
-            ]
+        self._report = account(
+            evidence,
+            self.agent,
+            raw,
+            shown=shown,
+            before=before,
+            after=tables_text(self.tables),
+            phase=self.phase,
+            steps=self.predictions,
+            rejects=self.rejects,
         )
+        if self._screened is not None:
+            self._report += f"\n\nSCREENING\n{self._screened.text()}"
         self.last_mean = evidence.objective_mean
         self.phase = PHASES[min(PHASES.index(self.phase) + 1, len(PHASES) - 1)]
         self.round += 1
@@ -193,47 +216,55 @@ class AgentReinforce(Optimizer):
 
     def _start(self, evidence: Evidence) -> tuple[str, str]:
         """Insight 1: let the agent choose mixes from what single models did; their models gain probability."""
-        stage = self.space.stages[0]
-        rng = np.random.default_rng(0)
-        budget = int(self.space.budget.flops / stage.cheapest + 1e-9)
-        mixes = exact_spend(proxies(stage), budget, max_nodes=stage.max_nodes, rng=rng)
+        mixes = self._mixes()
         listed = mixes_text(self.tables, mixes)
-        complaint, raw = "", ""
-        for attempt in range(1, ATTEMPTS + 1):
-            raw = self.agent.choose(evidence, mixes, self.mixes, complaint)
-            try:
-                choice = parse_choice(raw, mixes, self.mixes)
-            except FeedbackError as error:
-                complaint = f"{error} (attempt {attempt} of {ATTEMPTS})"
-                self.rejected += 1
-                continue
-            self.chosen = [mixes[i] for i in choice.mixes]
-            self._headline = choice.critique
-            raw = choice.text()
-            break
+        heard = listen(
+            lambda complaint: self.agent.choose(evidence, mixes, self.mixes, complaint),
+            lambda raw: parse_choice(raw, mixes, self.mixes, cut=self.agent.cut),
+            self.rejects,
+        )
+        raw = heard.raw
+        if heard.value is not None:
+            self._adopt([mixes[i] for i in heard.value.mixes])
+            self._note(evidence, heard.value.critique)
+            raw = heard.value.text()
         else:
             self.dropped += 1
-            picked = rng.choice(len(mixes), min(self.mixes, len(mixes)), replace=False)
-            self.chosen = [mixes[int(i)] for i in picked]
-            self._headline = f"the agent's choice of mixes could not be used ({complaint}); mixes drawn at random"
-        share = torch.tensor(self.chosen, dtype=torch.float64).sum(0)
+            self._headline = (
+                f"the agent's choice of mixes could not be used ({heard.complaint}); mixes are drawn at random"
+            )
+        return listed, raw
+
+    def _adopt(self, mixes: list[Mix]) -> None:
+        """Start from these mixes: their models gain probability."""
+        self.chosen = mixes
+        share = torch.tensor(mixes, dtype=torch.float64).sum(0)
         for table in self.tables.stages:
             table.model_logits += torch.log((share + 0.5) / (share + 0.5).mean())
-        return f"{render(evidence)}\n\nMIXES\n{listed}", raw
 
-    def _warm_up(self) -> list[Plan]:
+    def _mixes(self) -> list[Mix]:
+        stage = self.space.stages[0]
+        budget = int(self.space.budget.flops / stage.cheapest + 1e-9)
+        return exact_spend(proxies(stage), budget, max_nodes=stage.max_nodes, rng=np.random.default_rng(0))
+
+    def _warm_up(self, rng: np.random.Generator) -> list[Plan]:
         """Shapes of the chosen mixes; a stage beside the first keeps its cheapest solve."""
         first, rest = self.space.stages[0], [self._cheapest(stage) for stage in self.space.stages[1:]]
         left = self.space.budget.flops - sum(
             stage.price(graph).flops for stage, graph in zip(self.space.stages[1:], rest, strict=True)
         )
         solver = self._best_solver(first)
+        if not self.chosen:  # without insight 1, or without a usable choice
+            mixes = self._mixes()
+            self._adopt([mixes[int(i)] for i in rng.choice(len(mixes), min(self.mixes, len(mixes)), replace=False)])
         plans: dict[str, Plan] = {}
         for mix in self.chosen:
             for graph in warm_up_graphs(first, mix, solver, left * (1 + 1e-9)):
                 plan = Plan((graph, *rest))
                 if plan.id not in self._trials:
                     plans[plan.id] = plan
+                    if 2 not in self.insights:  # one shape for each mix
+                        break
         return list(plans.values())
 
     def _best_solver(self, stage: StageSpace) -> list[str]:
@@ -265,31 +296,50 @@ class AgentReinforce(Optimizer):
     def _evidence(self, trials: Sequence[Trial]) -> Evidence:
         ranked = self.ranked(list(self._trials.values()))
         mean = float(np.mean([self.objective.utility(t) for t in trials])) if trials else 0.0
-        realised = None if self.last_mean is None else mean - self.last_mean
-        return Evidence(self.round, self.rounds, trials, ranked, self.tables, mean, self.expected, realised)
+        return Evidence(
+            self.round,
+            self.rounds,
+            trials,
+            ranked,
+            self.tables,
+            mean,
+            self.expected,
+            None if self.last_mean is None else mean - self.last_mean,
+            task=self._task,
+            questions=self._questions,
+            objective=self.objective,
+            history=self.notes,
+            predictions=realised(self.predictions, trials, self.tables, self.objective.utility),
+            plans=self._k if self.mode == "propose" else 0,
+        )
 
     def _learn(self, evidence: Evidence) -> str:
         """feedback → parse → step."""
-        complaint, raw = "", ""
-        for attempt in range(1, ATTEMPTS + 1):
-            raw = self.agent.feedback(evidence, complaint)
-            try:
-                feedback = parse(raw, self.tables)
-            except FeedbackError as error:
-                complaint = f"{error} (attempt {attempt} of {ATTEMPTS})"
-                self.rejected += 1
-                continue
-            self._step(feedback)
-            return feedback.text()
-        self.dropped += 1
-        self.expected = None
-        self._headline = f"the agent's feedback could not be used ({complaint}); the tables stay as they are"
-        return raw
+        heard = listen(
+            lambda complaint: self.agent.feedback(evidence, complaint),
+            lambda raw: parse(raw, self.tables, plans=bool(evidence.plans), cut=self.agent.cut),
+            self.rejects,
+        )
+        if heard.value is None:
+            self.dropped += 1
+            self.expected = None
+            self._headline = f"the agent's feedback could not be used ({heard.complaint}); the tables stay as they are"
+            return heard.raw
+        self._step(heard.value)
+        self._note(evidence, heard.value.feedback.critique)
+        return heard.value.text()
 
-    def _step(self, feedback: Feedback) -> None:
-        step(self.tables, feedback, self.rate)
-        self.expected = sum(nudge.expect for nudge in feedback.nudges)
-        self._headline = feedback.critique
+    def _step(self, said: Said) -> None:
+        self.predictions = step(self.tables, said.feedback, self.rate)
+        self.expected = sum(nudge.expect for nudge in said.feedback.nudges)
+        self.proposed = [plan for plan in said.plans if plan.id not in self._trials]
+
+    def _note(self, evidence: Evidence, critique: str) -> None:
+        """Keep what the agent said, for the rounds in which it wants to be shown it."""
+        self._headline = " ".join(critique.split())
+        note = Note(round=evidence.round, critique=critique, mean=evidence.objective_mean)
+        kept = len(self.notes) + 1 - self.agent.history
+        self.notes = [*self.notes, note][max(0, kept) :]
 
     def _follow(self, trials: Sequence[Trial]) -> None:
         """One REINFORCE step from the round's trials."""
@@ -308,8 +358,11 @@ class AgentReinforce(Optimizer):
             "phase": self.phase,
             "round": self.round,
             "chosen": self.chosen,
-            "rejected": self.rejected,
+            "rejects": dict(sorted(self.rejects.items())),
             "dropped": self.dropped,
+            "predictions": [one.model_dump() for one in self.predictions],
+            "notes": [note.model_dump() for note in self.notes],
+            "proposed": [plan.compact() for plan in self.proposed],
             "expected": self.expected,
             "last_mean": self.last_mean,
             "ascent": self.ascent.state(),
@@ -318,7 +371,10 @@ class AgentReinforce(Optimizer):
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
         self.tables.load_state(state["tables"])
         self.phase, self.round = state["phase"], state["round"]
-        self.rejected, self.dropped = state["rejected"], state["dropped"]
+        self.rejects, self.dropped = Counter(state["rejects"]), state["dropped"]
+        self.predictions = [Prediction.model_validate(one) for one in state["predictions"]]
+        self.notes = [Note.model_validate(note) for note in state["notes"]]
+        self.proposed = [Plan.from_compact(plan) for plan in state["proposed"]]
         self.chosen = [tuple(mix) for mix in state["chosen"]]
         self.expected, self.last_mean = state["expected"], state["last_mean"]
         self._trials = {trial.plan.id: trial for trial in trials}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from agentgraph.trial import Trial
 __all__ = ["Look", "Optimizer", "draw_new"]
 
 Look = Callable[[Plan, Sequence[str]], Known]
-"""Marks and missing calls of a plan on train questions, given by their ids, from stored replies."""
+"""Marks and missing calls of a plan on train questions, given by their ids, from earlier calls."""
 
 
 class Optimizer(ABC):
@@ -32,9 +33,12 @@ class Optimizer(ABC):
     ----------
     distribution
         The tables, for one that learns a distribution; else ``None``.
+    rejects
+        For one that asks a language model: what of its replies could not be used, counted by kind.
     """
 
     distribution: Distribution | None = None
+    rejects: Mapping[str, int] = MappingProxyType({})
 
     def setup(
         self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
@@ -46,9 +50,16 @@ class Optimizer(ABC):
         call
             For optimizers that ask a model.
         look
-            For optimizers that choose by what needs no new call: what stored replies say of a plan.
+            For optimizers that choose by what needs no new call: what earlier calls say of a plan.
         """
         self.space, self.objective, self.rounds, self.call, self.look = space, objective, rounds, call, look
+
+    def introduce(self, task: str, questions: Mapping[str, tuple[str, str]]) -> None:
+        """Receive, after `setup`, the task's description, and text and gold answer of the train questions by id.
+
+        For optimizers that ask a language model; others ignore it.
+        """
+        del task, questions
 
     @abstractmethod
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:

@@ -50,6 +50,13 @@ class Screened:
     free: int
     cheap: int
 
+    def text(self) -> str:
+        """One line for the account of a round."""
+        return (
+            f"{len(self.plans)} plans were chosen of {self.candidates} drawn; of these {self.free} need no new call, "
+            f"{self.cheap} share some calls with earlier plans."
+        )
+
 
 class Screen:
     """Forecasts, looks and chooses.

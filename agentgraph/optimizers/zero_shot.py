@@ -11,44 +11,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentgraph.agents.base import Agent, ModelCall
+from agentgraph.agents.evidence import space_text
 from agentgraph.agents.language_model import LanguageModel
+from agentgraph.agents.proposals import FORM, Proposal, parse_plans, written
+from agentgraph.agents.reading import ATTEMPTS
 from agentgraph.distribution import Distribution
-from agentgraph.errors import BudgetError, ConfigError, GraphError, SpaceError
-from agentgraph.graph import Graph, Node
+from agentgraph.errors import ConfigError, FeedbackError
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.plan import Plan
 from agentgraph.request import Request
-from agentgraph.space import Space, StageSpace
+from agentgraph.space import Space
 from agentgraph.trial import Trial
 
 __all__ = ["ZeroShot"]
-
-ATTEMPTS: Final = 3
-
-
-class _Node(BaseModel):
-    """A node; ``parents`` are numbers of nodes whose messages it reads."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: str
-    model: str = ""
-    parents: list[int] = []
-
-
-class _Proposal(BaseModel):
-    """Plans; each is a list of graphs, one per stage; each graph a list of nodes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    plans: list[list[list[_Node]]]
 
 
 class ZeroShot(Optimizer):
@@ -76,6 +57,7 @@ class ZeroShot(Optimizer):
         self._untrained = Distribution(space)
         self.round = 0
         self.counts: Counter[str] = Counter()
+        self.rejects: Counter[str] = Counter()
         self._known: dict[str, Plan] = {}
 
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
@@ -98,14 +80,19 @@ class ZeroShot(Optimizer):
         self.round += 1
 
     def state(self) -> dict[str, Any]:
-        return {"round": self.round, "counts": dict(sorted(self.counts.items()))}
+        return {
+            "round": self.round,
+            "counts": dict(sorted(self.counts.items())),
+            "rejects": dict(sorted(self.rejects.items())),
+        }
 
     def load_state(self, state: dict[str, Any], trials: Sequence[Trial]) -> None:
-        self.round, self.counts = state["round"], Counter(state["counts"])
+        self.round, self.counts, self.rejects = state["round"], Counter(state["counts"]), Counter(state["rejects"])
         self._known = {trial.plan.id: trial.plan for trial in trials}
 
     def headline(self) -> str:
-        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
+        counted = [f"{count} {kind}" for kind, count in sorted(self.counts.items())]
+        return ", ".join([*counted, *(f"{count} rejected: {kind}" for kind, count in sorted(self.rejects.items()))])
 
     def _proposed(self, count: int, known: Sequence[Plan], attempt: int) -> list[Plan]:
         """Valid plans of one reply."""
@@ -115,78 +102,22 @@ class ZeroShot(Optimizer):
             messages=(("user", self._text(count, known)),),
             settings=self.settings,
             replicate=ATTEMPTS * self.round + attempt,
+            schema=Proposal.model_json_schema(),
         )
-        text = self.call(request, self.asked.backend).text
+        reply = self.call(request, self.asked.backend)
         try:
-            proposal = _Proposal.model_validate(json.loads(text[text.find("{") : text.rfind("}") + 1]))
-        except (ValidationError, ValueError, RecursionError):
-            self.counts["unusable replies"] += 1
+            reading = parse_plans(reply.text, self.space, cut=reply.finish == "length")
+        except FeedbackError as error:
+            self.rejects.update(error.rejects)
             return []
-        return [plan for plan in map(self._plan, proposal.plans) if plan is not None]
-
-    def _plan(self, stages: Sequence[Sequence[_Node]]) -> Plan | None:
-        # Before the canonical form, which is slow on large graphs.
-        if any(len(nodes) > max(stage.max_nodes for stage in self.space.stages) for nodes in stages):
-            self.counts["invalid plans"] += 1
-            return None
-        try:
-            plan = Plan(tuple(map(_graph, stages)))
-            self.space.check(plan)
-        except BudgetError:
-            self.counts["plans over budget"] += 1
-        except (GraphError, SpaceError):
-            self.counts["invalid plans"] += 1
-        else:
-            return plan
-        return None
+        self.rejects.update(reading.rejects)
+        return reading.value
 
     def _text(self, count: int, known: Sequence[Plan]) -> str:
-        budget = self.space.budget
-        stages = "\n".join(_describe(stage, budget.unit) for stage in self.space.stages)
-        listed = "\n".join(_written(plan) for plan in known[-20:]) or "none"
+        listed = "\n".join(written(plan) for plan in known[-20:]) or "none"
         return (
             f"Propose {count} different collaboration graphs of language models that answer questions as well as possible. "
-            f"A node is a role played by a model; it reads the messages of its parents; the last node's message is the "
-            f"answer; every other node must be a parent of some later node. Nodes may not form a cycle.\n{stages}\n"
-            f"The prices of a plan's nodes may sum to {budget.units:.2f} units at most.\n"
+            f"A node is a role played by a model; it reads the messages of its parents. {FORM}\n{space_text(self.space)}\n"
             f"Proposed before: {listed}\n"
-            f"Answer with one JSON object and nothing else, of this schema: {json.dumps(_Proposal.model_json_schema())}"
+            f"Answer with one JSON object and nothing else, of this schema: {json.dumps(Proposal.model_json_schema())}"
         )
-
-
-def _graph(nodes: Sequence[_Node]) -> Graph:
-    return Graph(
-        tuple(Node(node.role, node.model) for node in nodes),
-        tuple((parent, i) for i, node in enumerate(nodes) for parent in node.parents),
-    )
-
-
-def _written(plan: Plan) -> str:
-    """A plan as the reply has it."""
-    stages = [
-        [
-            {"role": node.role, "model": node.model, "parents": parents}
-            for node, parents in zip(graph.nodes, graph.parents, strict=True)
-        ]
-        for graph in plan.stages
-    ]
-    return json.dumps(stages)
-
-
-def _describe(stage: StageSpace, unit: float) -> str:
-    """The stage's roles with their rules and prices."""
-    lines = [
-        f"Stage {stage.name}: at most {stage.max_nodes} nodes. Roles, with the price in units by number of parents:"
-    ]
-    for r, role in enumerate(stage.roles):
-        rules = [f"at least {role.min_parents} parents"] if role.min_parents else []
-        rules += [] if role.may_be_inner else ["last node only"]
-        rules += [f"not a parent of a {kind}" for kind in role.not_above]
-        lines.append(
-            f"  {role.name} ({'; '.join(rules) or 'anywhere'})" + ("" if role.needs_model else ": no model, free")
-        )
-        for m, name in enumerate(stage.pool.names) if role.needs_model else ():
-            prices = stage.flops_table[r, m, role.min_parents : 4] / unit
-            shown = ", ".join(f"{d}: {price:.2f}" for d, price in enumerate(prices, role.min_parents))
-            lines.append(f"    with {name}: {shown}")
-    return "\n".join(lines)

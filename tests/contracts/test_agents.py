@@ -6,24 +6,25 @@ import pkgutil
 
 import numpy as np
 import pytest
-import torch
 from fakes import POOL, ROLES, backend, optimizer, setup
+from replies import BAD, BAD_PLANS, CHOICE, GOOD, SOLVE, nudge
 
 import agentgraph.agents
 from agentgraph.agents.base import Agent, Evidence
-from agentgraph.agents.feedback import Choice, Feedback, parse, parse_choice, schema, step
+from agentgraph.agents.feedback import parse, parse_choice, step
 from agentgraph.agents.language_model import LanguageModel
 from agentgraph.agents.rule_based import RuleBased
 from agentgraph.backends.scripted import Scripted
 from agentgraph.budget import Budget, Cost
 from agentgraph.distribution import Distribution
-from agentgraph.errors import BackendRefused, ConfigError, FeedbackError
+from agentgraph.errors import BackendRefused, ConfigError
 from agentgraph.execute import Executor
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model
 from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.optimizers.agent_reinforce import AgentReinforce
 from agentgraph.plan import Plan
+from agentgraph.request import Reply
 from agentgraph.run import run
 from agentgraph.space import Space, StageSpace
 from agentgraph.store import ReplyStore
@@ -33,123 +34,6 @@ from agentgraph.trial import Answer, Trial
 STAGE = StageSpace("calc", ROLES, POOL, 5, CalcStage.lengths)
 SPACE = Space((STAGE,), Budget(16 * STAGE.cheapest, STAGE.cheapest))
 MIXES = [(4, 4, 0, 0, 0, 0), (0, 0, 2, 0, 0, 0), (1, 0, 0, 1, 0, 0)]
-GOOD = json.dumps(
-    {
-        "critique": "votes did well",
-        "nudges": [
-            {"table": "role", "slot": 0, "option": "vote", "by": 1.5, "expect": 0.1, "because": "it did"},
-            {"table": "edge", "slot": 2, "option": "0", "by": -0.5},
-            {"table": "model", "slot": 1, "option": "a-small", "by": 3},
-        ],
-    }
-)
-CHOICE = json.dumps({"critique": "complementary", "mixes": [2, 0]})
-
-
-def nudge(**changes):
-    entry = {"table": "role", "slot": 0, "option": "vote", "by": 1.0, **changes}
-    return json.dumps({"critique": "", "nudges": [entry]})
-
-
-BAD = {
-    "empty": ("", r"expected a JSON object, got ''"),
-    "prose": ("Sure! I would raise the edge.", r"expected a JSON object, got 'Sure! I would"),
-    "a list": ("[1, 2]", r"expected a JSON object, got '\[1, 2\]'"),
-    "cut": (GOOD[:-30], "expected a JSON object"),
-    "not JSON": ("{critique: none}", r"expected a JSON object, got '\{critique: none\}'"),
-    "braces only": ("}{", "expected a JSON object"),
-    "too deep": ('{"a":' * 100_000 + "1" + "}" * 100_000, "expected a JSON object"),
-    "nothing": ("{}", "at 'critique': Field required"),
-    "no nudges": ('{"critique": "x"}', "at 'nudges': Field required"),
-    "other format": ('{"critique": "x", "nudges": [], "graph": {}}', "at 'graph': Extra inputs"),
-    "nudges no list": ('{"critique": "x", "nudges": 7}', "at 'nudges': .* got '7'"),
-    "unknown table": (nudge(table="seed"), r"at 'nudges\.0\.table': .*got 'seed'"),
-    "unknown role": (nudge(option="judge"), "role nudge names 'judge'; there are assistant"),
-    "unknown model": (nudge(table="model", option="gpt"), "model nudge names 'gpt'; there are a-small"),
-    "unknown slot": (nudge(slot=5), "nudge names slot 5; slots are 0 to 4"),
-    "negative slot": (nudge(slot=-1), r"at 'nudges\.0\.slot': .*got '-1'"),
-    "unknown stage": (nudge(stage=1), "nudge names stage 1; stages are 0 to 0"),
-    "by too large": (nudge(by=3.01), r"at 'nudges\.0\.by': .*got '3.01'"),
-    "by too small": (nudge(by=-30), r"at 'nudges\.0\.by': .*got '-30'"),
-    "by is NaN": (nudge(by=float("nan")), r"at 'nudges\.0\.by'"),
-    "by is infinite": (nudge(by=float("inf")), r"at 'nudges\.0\.by'"),
-    "by is a word": (nudge(by="much"), r"at 'nudges\.0\.by': .*got 'much'"),
-    "edge up": (nudge(table="edge", slot=1, option="3"), "edge nudge from slot 1 to '3'; it must go to a slot below"),
-    "edge to itself": (nudge(table="edge", slot=1, option="1"), "edge nudge from slot 1 to '1'"),
-    "edge to a word": (nudge(table="edge", slot=1, option="sink"), "edge nudge from slot 1 to 'sink'"),
-    "edge from the sink": (nudge(table="edge", slot=0, option="0"), "edge nudge from slot 0 to '0'"),
-    "huge number": ('{"critique": "", "nudges": [' + "9" * 10_000 + "]}", "expected a JSON object"),
-    "surrogate": ("\ud800 {", "expected a JSON object"),
-}
-
-
-# ---- the format
-
-
-def test_good_feedback():
-    distribution = Distribution(SPACE)
-    feedback = parse(GOOD, distribution)
-    assert [n.option for n in feedback.nudges] == ["vote", "0", "a-small"]
-    stage = distribution.stages[0]
-    before = stage.role_logits[0].clone(), stage.edge_logits[2, 0].clone(), stage.model_logits[1].clone()
-    step(distribution, feedback, 0.5)
-    assert stage.role_logits[0, 4] == before[0][4] + 0.75
-    assert stage.edge_logits[2, 0] == before[1] - 0.25
-    assert stage.model_logits[1, 0] == before[2][0] + 1.5
-    assert torch.equal(stage.role_logits[0, :4], before[0][:4])
-    for _ in range(20):
-        step(distribution, feedback, 1.0)
-    assert stage.role_logits.max() == 5
-    assert stage.edge_logits[2, 0] == -5
-
-
-@pytest.mark.parametrize(
-    "wrapped",
-    [
-        f"```json\n{GOOD}\n```",
-        f"Here is what I think.\n{GOOD}\nGood luck!",
-        GOOD.replace("]}", ",]}"),
-        GOOD.replace("}]", "},]"),
-    ],
-)
-def test_repaired_feedback(wrapped):
-    assert parse(wrapped, Distribution(SPACE)) == parse(GOOD, Distribution(SPACE))
-
-
-@pytest.mark.parametrize("which", BAD)
-def test_bad_feedback(which):
-    text, expected = BAD[which]
-    with pytest.raises(FeedbackError, match=expected):
-        parse(text, Distribution(SPACE))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("none of them", "expected a JSON object, got 'none of them'"),
-        ('{"critique": "", "mixes": []}', r"expected 1 to 2 numbers from 0 to 2 in 'mixes', got \(\)"),
-        ('{"critique": "", "mixes": [0, 3]}', r"got \(0, 3\)"),
-        ('{"critique": "", "mixes": [0, 1, 2]}', r"got \(0, 1, 2\)"),
-        ('{"critique": "", "mixes": [-1]}', r"at 'mixes\.0': .*got '-1'"),
-        ('{"mixes": [0]}', "at 'critique': Field required"),
-    ],
-)
-def test_bad_choice(text, expected):
-    with pytest.raises(FeedbackError, match=expected):
-        parse_choice(text, MIXES, 2)
-
-
-def test_good_choice():
-    assert parse_choice(CHOICE, MIXES, 2).mixes == (2, 0)
-    assert parse_choice('{"critique": "", "mixes": [1, 1]}', MIXES, 1).mixes == (1,)
-
-
-def test_schemas_are_json_schemas():
-    jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.validate(json.loads(GOOD), schema(Feedback))
-    jsonschema.validate(json.loads(CHOICE), schema(Choice))
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(json.loads(nudge(table="seed")), schema(Feedback))
 
 
 # ---- every agent
@@ -204,7 +88,9 @@ def test_feedback_parses(name):
     assert agent.name == name
     for seed in range(5):
         trials = trials_of(distribution.sample(10, seed), np.random.default_rng(seed).random(10))
-        feedback = parse(agent.feedback(evidence(distribution, trials)), distribution)
+        reading = parse(agent.feedback(evidence(distribution, trials)), distribution)
+        assert not reading.rejects
+        feedback = reading.value.feedback
         assert feedback.critique
         step(distribution, feedback, 0.5)
 
@@ -214,7 +100,7 @@ def test_choice_parses(name):
     singles = [Plan((Graph((Node("assistant", model),)),)) for model in POOL.names]
     shown = evidence(Distribution(SPACE), trials_of(singles, np.linspace(0.2, 0.8, len(singles))), 0)
     for count in (2, 3):
-        choice = parse_choice(connected(AGENTS[name]).choose(shown, MIXES, count), MIXES, count)
+        choice = parse_choice(connected(AGENTS[name]).choose(shown, MIXES, count), MIXES, count).value
         assert 1 <= len(choice.mixes) <= count
 
 
@@ -227,8 +113,8 @@ def test_same_evidence_same_text(name):
 
 
 def test_without_any_marks():
-    feedback = parse(RuleBased().feedback(evidence(Distribution(SPACE), [])), Distribution(SPACE))
-    assert feedback.nudges == ()
+    reading = parse(RuleBased().feedback(evidence(Distribution(SPACE), [])), Distribution(SPACE))
+    assert reading.value.feedback.nudges == ()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -240,7 +126,8 @@ def test_rule_based_makes_the_planted_best_more_probable(seed):
     label = distribution.label([best])
     chances = [float(distribution.log_prob(label))]
     for _ in range(6):
-        step(distribution, parse(RuleBased().feedback(evidence(distribution, trials)), distribution), 0.5)
+        said = parse(RuleBased().feedback(evidence(distribution, trials)), distribution).value
+        step(distribution, said.feedback, 0.5)
         chances.append(float(distribution.log_prob(label)))
     assert chances == sorted(chances)
     assert chances[-1] > chances[0] + 1
@@ -267,8 +154,8 @@ class Muttering(Agent):
         return self.feedback(evidence, complaint)
 
 
-def told(agent, rounds=3):
-    optimizer = AgentReinforce(agent)
+def told(agent, rounds=3, **settings):
+    optimizer = AgentReinforce(agent, **settings)
     optimizer.setup(SPACE, Accuracy(), rounds=rounds, call=lambda *_: None)
     for round_ in range(rounds):
         plans = optimizer.ask(4, np.random.default_rng(round_))
@@ -281,10 +168,55 @@ def test_bad_replies_are_dropped_and_counted(which):
     agent = Muttering(BAD[which][0])
     optimizer = told(agent)
     assert optimizer.dropped == 3
+    assert sum(optimizer.rejects.values()) == 9
+    assert optimizer.rejects[BAD[which][2]] >= 6  # a choice of mixes has other faults than nudges have
+    assert f"{BAD[which][2]}: {optimizer.rejects[BAD[which][2]]}" in optimizer.report()
     assert len(agent.complaints) == 9
     assert [bool(complaint) for complaint in agent.complaints] == [False, True, True] * 3
     assert "could not be used" in optimizer.headline()
     assert "\n" not in optimizer.headline()
+
+
+def test_good_nudges_are_used_though_others_are_bad():
+    mixed = json.loads(GOOD)
+    mixed["nudges"].insert(1, json.loads(nudge(by=None, to=1.5))["nudges"][0])
+    agent = Muttering(CHOICE, json.dumps(mixed), GOOD[:-30])
+    optimizer = told(agent)
+    assert agent.complaints == ["", "", ""]
+    assert optimizer.dropped == 0
+    assert optimizer.rejects == {"probability": 1, "cut off": 1}
+    assert [one.nudge.option for one in optimizer.predictions] == ["vote", "0"]
+
+
+def test_plans_that_are_proposed_are_tried_next():
+    plans = [[[SOLVE, SOLVE, {"role": "vote", "parents": [0, 1]}]], [[{**SOLVE, "parents": [0]}]]]
+    agent = Muttering(CHOICE, json.dumps({**json.loads(GOOD), "plans": plans}))
+    optimizer = told(agent, rounds=2, mode="propose")
+    assert optimizer.rejects == {"cycle": 1}
+    assert "PLANS PROPOSED" in optimizer.report()
+    state = json.loads(json.dumps(optimizer.state()))
+    asked = optimizer.ask(4, np.random.default_rng(0))
+    assert (
+        sum([node.role for node in plan.stages[0].nodes] == ["assistant", "assistant", "vote"] for plan in asked) == 1
+    )
+    again = AgentReinforce(agent, mode="propose")
+    again.setup(SPACE, Accuracy(), rounds=3, call=lambda *_: None)
+    again.load_state(state, list(optimizer._trials.values()))
+    assert again.ask(4, np.random.default_rng(0)) == asked
+
+
+@pytest.mark.parametrize("which", BAD_PLANS)
+def test_bad_plans_are_never_tried(which):
+    text, _, kind = BAD_PLANS[which]
+    optimizer = told(Muttering(CHOICE, text), mode="propose")
+    if kind != "over budget":  # what is dear elsewhere is not here
+        assert optimizer.rejects == {kind: 6}
+        assert optimizer.proposed == []
+
+
+def test_unknown_mode():
+    with pytest.raises(ConfigError, match=r"optimizer.mode='guess' is unknown; use one of sample, propose"):
+        AgentReinforce(RuleBased(), mode="guess")
 
 
 def test_dropped_feedback_leaves_the_tables():
@@ -334,8 +266,11 @@ def test_language_model_in_a_search():
     assert "What is known" in first[0][1]
     assert "a-small" in first[1][1]
     assert len({request.key for request in asked}) == len(asked)
-    shown = "".join(content for request in asked for _, content in request.messages)
-    assert "calc" not in shown.replace("stage calc;", "")  # it knows nothing of the task
+    assert "Task calc." in first[1][1]
+    assert asked[0].schema["title"] == "Choice"
+    assert asked[1].schema["title"] == "Feedback"
+    assert "What you said in round 0" in asked[1].messages[1][1]
+    assert "One by one; realised is" in asked[2].messages[1][1]
 
 
 def test_language_model_is_told_what_was_wrong():
@@ -346,7 +281,7 @@ def test_language_model_is_told_what_was_wrong():
         seen.append(request.messages[-1][1])
         return replies[len(seen) - 1]
 
-    agent = LanguageModel(Model("writer", 1.0, backend="talk"), insights=False)
+    agent = LanguageModel(Model("writer", 1.0, backend="talk"), insights=[])
     optimizer_ = AgentReinforce(agent)
     served = {"scripted": backend(), "talk": Scripted(script, name="talk")}
     run(
@@ -374,6 +309,54 @@ def test_agents_server_that_is_gone_stops_the_run():
                 rounds=2,
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("insights", "told_of"), [(True, [1, 2, 3]), (False, []), ([], []), ([3, 1], [1, 3]), ((2,), [2])]
+)
+def test_each_insight_is_a_switch(insights, told_of):
+    asked = []
+    agent = LanguageModel(Model("writer", 1.0), insights=insights)
+    agent.connect(lambda request, _: asked.append(request) or Reply(GOOD, 1, 1))
+    agent.feedback(evidence(Distribution(SPACE), []))
+    system = asked[0].messages[0][1]
+    assert [number for number in (1, 2, 3) if f"({number}) " in system] == told_of
+    assert ("What is known" in system) == bool(told_of)
+
+
+@pytest.mark.parametrize("insights", [[0], [4], ["1"], [True], "12", 2, None])
+def test_unknown_insight(insights):
+    with pytest.raises(ConfigError, match="agent.insights=.* must be a list of some of 1, 2, 3"):
+        LanguageModel(Model("writer", 1.0), insights=insights)
+
+
+@pytest.mark.parametrize("history", [-1, 1.5, True, "2"])
+def test_bad_history(history):
+    with pytest.raises(ConfigError, match="agent.history=.* must be a whole number of at least 0"):
+        LanguageModel(Model("writer", 1.0), history=history)
+
+
+@pytest.mark.parametrize("history", [0, 1, 2])
+def test_history_is_what_the_agent_wants_to_be_shown(history):
+    agent = Muttering(CHOICE, *[nudge().replace('""', f'"round {i}"') for i in range(1, 5)])
+    agent.history = history
+    optimizer = told(agent, rounds=4)
+    assert [note.critique for note in optimizer.notes] == ["round 1", "round 2", "round 3"][3 - history :]
+
+
+def test_a_reply_cut_at_the_limit_is_cut_off():
+    agent = LanguageModel(Model("writer", 1.0))
+    agent.connect(lambda *_: Reply("Let me first think of", 1, 99, "length"))
+    optimizer = told_by_model(agent)
+    assert optimizer.rejects == {"cut off": 3}
+
+
+def told_by_model(agent):
+    optimizer, call = AgentReinforce(agent), agent._call
+    optimizer.setup(SPACE, Accuracy(), rounds=1, call=call)
+    plans = optimizer.ask(4, np.random.default_rng(0))
+    optimizer.tell(trials_of(plans, np.random.default_rng(0).random(len(plans))))
+    return optimizer
 
 
 def test_not_connected():
