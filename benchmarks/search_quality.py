@@ -94,17 +94,24 @@ def jobs_of(given: dict[str, str], cache_folder: Path) -> Iterator[Job]:
     sizes = [int(size) for size in given["training"].split(",")] if given.get("training") else [None]
     asked = given.get("optimizers", ",".join((*RIVALS, *SLOW, OURS))).split(",")
     methods = [name for entry in asked for name in (ABLATIONS if entry == "ablations" else (entry,))]
-    for name in given.get("worlds", ",".join(NAMES)).split(","):
+    there = list(_there(given.get("worlds", ",".join(NAMES)).split(","), data, cache_folder))
+    for seed in range(int(given.get("seeds", 20))):
+        for name in there:
+            here = [m for m in methods if m not in SLOW or name in SLOW_IN or "optimizers" in given]
+            for size in sizes:
+                for method in here:
+                    yield Job(name, size, method, seed, int(given.get("evaluations", 2560)), data, cache_folder)
+
+
+def _there(names: Sequence[str], data: Path | None, cache_folder: Path) -> Iterator[str]:
+    """The worlds that can be opened."""
+    for name in names:
         try:
             world_of(name, data, cache_folder)
         except FileNotFoundError as error:
             print(f"skipped {name}: {error}", flush=True)
-            continue
-        here = [m for m in methods if m not in SLOW or name in SLOW_IN or "optimizers" in given]
-        for size in sizes:
-            for seed in range(int(given.get("seeds", 20))):
-                for method in here:
-                    yield Job(name, size, method, seed, int(given.get("evaluations", 2560)), data, cache_folder)
+        else:
+            yield name
 
 
 def left(jobs: Sequence[Job], known: Sequence[results.Run]) -> list[Job]:

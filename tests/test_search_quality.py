@@ -70,13 +70,14 @@ def space_over(folder, names, *, nodes, units, temperature):
     return Space((stage,), Budget(units * stage.cheapest, stage.cheapest))
 
 
-def executed(folder, space, found, seed=0):
-    """Marks of plans by an executor, shape (plans, questions), and the ids of the questions."""
+def executed(folder, space, found, runs=1):
+    """Marks of plans by an executor, shape (runs, plans, questions), and the ids of the questions."""
     task, (models, backends) = Recorded(str(folder)), pool(str(folder))
     questions = [q for split in ("train", "validation", "test") for q in task.pool(split)]
-    with Executor(task, models, space.stages[0].by_name, backends, ReplyStore(), seed=seed) as executor:
-        rows = executor.run([Job(plan, questions) for plan in found])
-    return np.array([[answer.mark for answer in row] for row in rows]), [q.id for q in questions]
+    with Executor(task, models, space.stages[0].by_name, backends, ReplyStore()) as executor:
+        rows = executor.run([Job(plan, questions, replicate) for replicate in range(runs) for plan in found])
+    marks = np.array([[answer.mark for answer in row] for row in rows])
+    return marks.reshape(runs, len(found), len(questions)), [q.id for q in questions]
 
 
 # Exact values ------------------------------------------------------------------------------------------------------------
@@ -90,22 +91,20 @@ def test_value_of_greedy_plans_is_what_the_executor_marks(tmp_path):
     assert {node.role for plan in found for node in plan.stages[0].nodes} == set(roles)
     marks, ids = executed(folder, space, found)
     exact = answers.Answers(Recording.read(folder), ids, space.stages[0].by_name)
-    assert np.array_equal(marks, [exact.marks(plan) for plan in found])
+    assert np.array_equal(marks[0], [exact.marks(plan) for plan in found])
 
 
 def test_value_of_sampled_plans_is_the_mean_over_runs(tmp_path):
     folder = recorded(tmp_path / "r", 4)
     space = space_over(folder, ("assistant", "vote"), nodes=5, units=9, temperature=1.0)
-    found = Distribution(space).sample(12, 2)
-    runs = 60
-    marks = np.array([executed(folder, space, found, seed)[0].mean(1) for seed in range(runs)])
-    exact = answers.Answers(
-        Recording.read(folder), [f"q{q}" for q in range(QUESTIONS)], space.stages[0].by_name, orders=480
-    )
+    found, runs = Distribution(space).sample(8, 2), 24
+    marks, ids = executed(folder, space, found, runs)
+    exact = answers.Answers(Recording.read(folder), ids, space.stages[0].by_name, orders=480)
     expected = np.array([exact.marks(plan).mean() for plan in found])
-    error = marks.std(0, ddof=1) / math.sqrt(runs)
-    assert error.max() < 0.01
-    assert (np.abs(marks.mean(0) - expected) < 4 * error + 0.002).all()
+    of_runs = marks.mean(2)
+    error = of_runs.std(0, ddof=1) / math.sqrt(runs)
+    assert (np.abs(of_runs.mean(0) - expected) < 4 * error + 0.002).all()
+    assert 0 < error.max() < 0.02
 
 
 def test_value_of_single_calls_is_the_share_of_right_replies(tmp_path):
@@ -253,8 +252,36 @@ def test_a_run_is_told_by_its_seed():
     assert told[0] == told[1] != told[2]
     assert [point[0] for point in told[0]] == [256, 512]
     assert all(0 < point.calls < 5 * point.evaluations for point in first["points"])
-    small = one_run.one_run(world, method, 1, 10_000, train=8)
-    assert small["points"][-1].evaluations < 10_000  # ends when all it may see was seen, or there are enough
+
+
+def test_a_search_that_has_seen_all_ends(tmp_path):
+    folder = recorded(tmp_path / "r", 1)
+    space = space_over(folder, ("assistant", "vote"), nodes=2, units=3, temperature=0.0)
+    task = Recorded(str(folder))
+    questions = task.questions("train")
+    exact = answers.Answers(Recording.read(folder), [q.id for q in questions], space.stages[0].by_name)
+    every = list(plans.every_plan(space))
+
+    def value(plan):
+        return worlds.Values(float(exact.marks(plan).mean()), 0.5)
+
+    best = worlds.best_of(every, value)
+    assert (best.plans, best.search) == (6, max(value(plan).search for plan in every))
+    world = worlds.World("tiny", "", space, task, questions, lambda: pool(str(folder)), value, best)
+    points = one_run.one_run(world, methods.Method.named("random_search"), 0, 100_000)["points"]
+    replies = Recording.read(folder).replies
+    calls = sum(1 + (replies[model][q.id][0].answer is None) for model in "abc" for q in questions)
+    assert points[-1].evaluations == 6 * len(questions)
+    assert (
+        points[-1].calls == calls
+    )  # a vote of one asks what its voter asks; where there was no answer it is asked again
+    assert [point.evaluations for point in points[-1 - one_run.IDLE :]] == [points[-1].evaluations] * 4
+
+
+def test_the_best_is_found_once(tmp_path):
+    best = worlds.Best(0.9, 0.8, 0.7, 3, [])
+    assert worlds.kept(tmp_path / "deep" / "b.json", lambda: best) == best
+    assert worlds.kept(tmp_path / "deep" / "b.json", lambda: pytest.fail("asked again")) == best
 
 
 def test_executors_of_a_world_share_no_calls_and_keep_the_train_size():

@@ -22,6 +22,8 @@ from agentgraph.recording import RecordedQuestion, RecordedReply, Recording
 from agentgraph.roles.base import Role
 
 GOLD, ABSENT = 0, -1
+MOST_SAMPLES = 8
+"""Samples of a model that one plan may ask for."""
 
 
 class Column(NamedTuple):
@@ -57,7 +59,7 @@ class Answers:
         orders: int = 1,
         seed: int = 0,
     ) -> None:
-        self.roles = dict(roles)
+        self.roles, self._sure = dict(roles), recording.has_confidences
         known = {question.id: question for question in recording.questions}
         self.questions = [known[name] for name in questions]
         codes = [_Codes(question) for question in self.questions]
@@ -75,13 +77,14 @@ class Answers:
         orders: int,
         rng: np.random.Generator,
     ) -> None:
-        depth = min(map(len, rows))
+        depth = min(MOST_SAMPLES, *map(len, rows))
         answers = np.empty((depth, orders, len(rows)), dtype=np.int16)
-        confidences = np.empty((depth, orders, len(rows)))
+        confidences = np.zeros((depth, orders, len(rows)), dtype=np.float64 if self._sure else np.int8)
         for q, row in enumerate(rows):
             order = balanced_orders(len(row), orders, rng)[:, :depth].T
             answers[..., q] = np.array([codes[q].of(reply) for reply in row])[order]
-            confidences[..., q] = np.array([_confidence(reply) for reply in row])[order]
+            if self._sure:
+                confidences[..., q] = np.array([_confidence(reply) for reply in row])[order]
         for sample in range(depth):
             self._columns[model, sample] = Column(answers[sample], confidences[sample])
 
