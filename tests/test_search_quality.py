@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agentgraph.backends.recorded import pool
+from agentgraph.backends.synthetic import Synthetic
 from agentgraph.budget import Budget
 from agentgraph.config import load_role
 from agentgraph.distribution import Distribution
@@ -30,6 +31,7 @@ landscapes = importlib.import_module("landscapes")
 methods = importlib.import_module("quality.methods")
 one_run = importlib.import_module("quality.one_run")
 plans = importlib.import_module("quality.plans")
+remembering = importlib.import_module("quality.remembering")
 registry = importlib.import_module("quality.registry")
 results = importlib.import_module("quality.results")
 script = importlib.import_module("search_quality")
@@ -291,6 +293,28 @@ def test_executors_of_a_world_share_no_calls_and_keep_the_train_size():
     assert (len(few), len(all_), list(few)) == (50, len(world.questions), list(all_[:50]))
     assert a.store is not b.store
     assert a.seed == 3
+
+
+def test_replies_are_asked_of_a_backend_once():
+    class Counting(Synthetic):
+        asked = 0
+
+        async def reply(self, request):
+            self.asked += 1
+            return await super().reply(request)
+
+    world, replies, found = registry.open_world("synthetic-width", None, Path()), {}, []
+    for run_seed in (0, 0, 1):
+        inner = Counting()
+        backends = {"synthetic": remembering.Remembering(inner, replies)}
+        models = world.space.stages[0].pool
+        task = worlds.InOrder(world.task, world.questions[:16])
+        with Executor(task, models, world.space.stages[0].by_name, backends, ReplyStore(), seed=run_seed) as executor:
+            answered = executor.run([Job(Plan(world.task.planted.optimum.stages), task.questions("train"))])
+            found.append((inner.asked, executor.counts.made, [answer.mark for answer in answered[0]]))
+    assert [asked for asked, _, _ in found] == [64, 0, 64]  # another run seed, other replies
+    assert [made for _, made, _ in found] == [64, 64, 64]
+    assert found[0][2] == found[1][2] != found[2][2]
 
 
 def test_the_benchmark_runs_resumes_and_reports(tmp_path, capsys):
