@@ -49,8 +49,8 @@ def _heading(world: str, run: Run) -> Iterator[str]:
     yield f"== {world}: {run.world_facts['note']}"
     floor = 100 * (best["unseen"] - best["chosen"])
     yield (
-        f"{count}best plan {100 * best['search']:.2f} on search questions, {100 * best['unseen']:.2f} on unseen; floor of "
-        f"regret on unseen questions, by the choice with full information on the search questions: {floor:.2f}"
+        f"{count}best plan {100 * best['search']:.2f}; on unseen questions {100 * best['unseen']:.2f}, with a floor of regret "
+        f"there, by the plan that is best on the search questions, of {floor:.2f}"
     )
 
 
@@ -58,10 +58,10 @@ def _regrets(groups: Sequence[Group], effort: str, steps: Sequence[int]) -> Iter
     spent = max(run.points[-1]._asdict()[effort] for group in groups for run in group.runs)
     shown = [step for step in steps if step <= max(spent, steps[0])]
     yield f"regret, points, by {'question evaluations used' if effort == 'evaluations' else 'calls made'}"
-    yield f"{'method':<28}{'seeds':>5} " + "".join(f"{step:>20,}" for step in shown)
+    yield f"{'method':<28}{'seeds':>5} " + "".join(f"{step:>23,}" for step in shown)
     for group in groups:
         cells = [_cell(group, effort, step) for step in shown]
-        yield f"{group.method:<28}{len(group.runs):>5} " + "".join(f"{cell:>20}" for cell in cells)
+        yield f"{group.method:<28}{len(group.runs):>5} " + "".join(f"{cell:>23}" for cell in cells)
 
 
 def _cell(group: Group, effort: str, step: int) -> str:
@@ -70,12 +70,13 @@ def _cell(group: Group, effort: str, step: int) -> str:
         return "-"
     mean = mean_of(search)
     part = "" if mean.count == len(group.runs) else f" of {mean.count}"  # seeds that had a plan
-    return f"{mean.value:.2f} ±{mean.half:.2f} ({statistics.fmean(unseen):.2f}){part}"
+    other = f" ({statistics.fmean(unseen):.2f})" if unseen != search else ""  # where no question is unseen
+    return f"{mean.value:.2f} ±{mean.half:.2f}{other}{part}"
 
 
 def _needs(groups: Sequence[Group]) -> Iterator[str]:
     yield (
-        f"{f'to come within {NEAR:g} point':<28}{'came':>8}{'evaluations':>13}{'calls':>9}{'run to':>8}"
+        f"{f'first within {NEAR:g} point, median':<28}{'came':>8}{'evaluations':>13}{'calls':>9}{'run to':>8}"
         f"{'seconds a search':>18}{'of these ask+tell':>19}{'agent tokens':>14}"
     )
     for group in groups:
