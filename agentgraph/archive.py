@@ -130,9 +130,7 @@ class Archive:
         fewer nodes.
         """
         fitting = [
-            trial
-            for trial in self.trials
-            if trial.marks and budget.allows(trial.price.flops) and _charge_fits(trial, budget)
+            trial for trial in self.trials if trial.marks and budget.allows(trial.price) and _charge_fits(trial, budget)
         ]
         return sorted(
             fitting,
@@ -155,7 +153,7 @@ class Archive:
 
 
 def _charge_fits(trial: Trial, budget: Budget) -> bool:
-    return budget.allows(trial.charge.flops)
+    return budget.allows(trial.charge)
 
 
 def _line(trial: Trial) -> bytes:

@@ -50,7 +50,7 @@ def test_proposals_are_used():
         "at most 4 nodes",
         "with small: 0: 1.00",
         "vote (at least 1 parents; last node only): no model",
-        "6.00 units",
+        "sum to 6 units at most",
         "none",
     ):
         assert word in text

@@ -72,7 +72,7 @@ def mixes_text(distribution: Distribution, mixes: Sequence[Sequence[int]]) -> st
 def render(evidence: Evidence) -> str:
     """Everything an agent is shown after a round."""
     budget = evidence.distribution.space.budget
-    parts = [f"Round {evidence.round} of {evidence.rounds}. Budget {budget.units:.2f} units per question."]
+    parts = [f"Round {evidence.round} of {evidence.rounds}. Budget {budget.text()} per question."]
     if evidence.predicted is not None and evidence.realised is not None:
         parts.append(
             f"Your last nudges foresaw a change of the mean accuracy of a round of {evidence.predicted:+.3f}; "

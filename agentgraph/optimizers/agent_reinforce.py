@@ -27,7 +27,7 @@ from agentgraph.errors import FeedbackError
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer, draw_new
-from agentgraph.optimizers.mixes import Mix, exact_spend, proxies, warm_up_graphs
+from agentgraph.optimizers.mixes import Mix, affordable, warm_up_graphs
 from agentgraph.plan import Plan
 from agentgraph.space import Space, StageSpace
 from agentgraph.trial import Trial
@@ -112,26 +112,17 @@ class AgentReinforce(Optimizer):
             for role in stage.roles:
                 if role.min_parents == 0 and role.may_be_sink:
                     for name in stage.pool.names:
-                        graphs = [self._cheapest(other) for other in self.space.stages]
+                        graphs = list(self.space.least_plan.stages)
                         graphs[s] = Graph((Node(role.name, name),))
                         plan = Plan(tuple(graphs))
                         if self.space.feasible(plan):
                             plans[plan.id] = plan
         return list(plans.values())
 
-    @staticmethod
-    def _cheapest(stage: StageSpace) -> Graph:
-        role = next(role for role in stage.roles if role.min_parents == 0 and role.may_be_sink)
-        return min(
-            (Graph((Node(role.name, name),)) for name in stage.pool.names), key=lambda graph: stage.price(graph).flops
-        )
-
     def _start(self, evidence: Evidence) -> tuple[str, str]:
         """Insight 1: let the agent choose mixes from what single models did; their models gain probability."""
-        stage = self.space.stages[0]
         rng = np.random.default_rng(0)
-        budget = int(self.space.budget.flops / stage.cheapest + 1e-9)
-        mixes = exact_spend(proxies(stage), budget, max_nodes=stage.max_nodes, rng=rng)
+        mixes = affordable(self.space, rng)
         listed = mixes_text(self.tables, mixes)
         complaint, raw = "", ""
         for attempt in range(1, ATTEMPTS + 1):
@@ -158,14 +149,11 @@ class AgentReinforce(Optimizer):
 
     def _warm_up(self) -> list[Plan]:
         """Shapes of the chosen mixes; a stage beside the first keeps its cheapest solve."""
-        first, rest = self.space.stages[0], [self._cheapest(stage) for stage in self.space.stages[1:]]
-        left = self.space.budget.flops - sum(
-            stage.price(graph).flops for stage, graph in zip(self.space.stages[1:], rest, strict=True)
-        )
+        first, rest = self.space.stages[0], self.space.least_plan.stages[1:]
         solver = self._best_solver(first)
         plans: dict[str, Plan] = {}
         for mix in self.chosen:
-            for graph in warm_up_graphs(first, mix, solver, left * (1 + 1e-9)):
+            for graph in warm_up_graphs(first, mix, solver, lambda graph: self.space.feasible(Plan((graph, *rest)))):
                 plan = Plan((graph, *rest))
                 if plan.id not in self._trials:
                     plans[plan.id] = plan

@@ -146,7 +146,7 @@ class ZeroShot(Optimizer):
             f"Propose {count} different collaboration graphs of language models that answer questions as well as possible. "
             f"A node is a role played by a model; it reads the messages of its parents; the last node's message is the "
             f"answer; every other node must be a parent of some later node. Nodes may not form a cycle.\n{stages}\n"
-            f"The prices of a plan's nodes may sum to {budget.units:.2f} units at most.\n"
+            f"The prices of a plan's nodes may sum to {budget.text()} at most.\n"
             f"Proposed before: {listed}\n"
             f"Answer with one JSON object and nothing else, of this schema: {json.dumps(_Proposal.model_json_schema())}"
         )
