@@ -64,7 +64,7 @@ class _Labels:
         return sorted(node for node in nodes if self._affordable(stage.node_cost(node, degree)))
 
     def _affordable(self, cost: Cost) -> bool:
-        return self.space.budget.allows(cost.flops)
+        return self.space.budget.allows(cost)
 
     def all(self, chosen: Sequence[Node] = (), spent: Cost | None = None) -> Iterator[tuple[Node, ...]]:
         """Every choice for the nodes that follow those chosen."""
@@ -83,5 +83,5 @@ class _Labels:
         kind = self.stage.by_name[node.role].kind
         if any(kind in self.stage.by_name[chosen[parent].role].not_above for parent in self.parents[i]):
             return False
-        samples = getattr(self.stage, "samples", None) or {}
-        return not node.model or Counter(n.model for n in chosen)[node.model] < samples.get(node.model, self.n)
+        left = self.stage.samples.get(node.model, self.n) - Counter(n.model for n in chosen)[node.model]
+        return not node.model or left > 0

@@ -41,10 +41,8 @@ class Recipe:
         Names in ``conf/role``.
     max_nodes, units, usd
         Size of a plan; its budget in units or in dollars for one question.
-    greedy
-        Whether each model has one reply to a question: roles then ask at temperature 0.
     orders
-        Orders of the samples that values are means over.
+        Orders of the samples that values are means over; 1 where each model has one reply to a question.
     """
 
     table: str
@@ -52,14 +50,13 @@ class Recipe:
     max_nodes: int
     units: float | None = None
     usd: float | None = None
-    greedy: bool = True
     orders: int = 1
 
 
 VOTES, KEEPS = ("assistant", "vote"), ("assistant", "keep", "confidence_vote")
 RECIPES = {
-    "mot_cascade-date-20": Recipe("mot_cascade-date", VOTES, 5, usd=0.02, greedy=False, orders=480),
-    "mot_cascade-date-1.5": Recipe("mot_cascade-date", VOTES, 5, usd=0.0015, greedy=False, orders=480),
+    "mot_cascade-date-20": Recipe("mot_cascade-date", VOTES, 5, usd=0.02, orders=480),
+    "mot_cascade-date-1.5": Recipe("mot_cascade-date", VOTES, 5, usd=0.0015, orders=480),
     "zeroeval-math_l5": Recipe("zeroeval-math_l5", VOTES, 4, units=32),
     "zeroeval-crux": Recipe("zeroeval-crux", VOTES, 4, units=96),
     "mmlu_pro": Recipe("mmlu_pro", VOTES, 4, units=64),
@@ -83,11 +80,9 @@ def world(name: str, data: Path, cache_folder: Path) -> World:
     path = _folder(name, recipe, data, cache_folder)
     recording = Recording.read(path)
     task = Recorded(str(path))
-    roles = tuple(
-        load_role(role, temperature=0.0) if recipe.greedy and role in ("assistant", "keep") else load_role(role)
-        for role in recipe.roles
-    )
-    stage = StageSpace("answer", roles, pool(str(path))[0], recipe.max_nodes, task.stages[0].lengths)
+    roles = tuple(map(load_role, recipe.roles))
+    models, lengths = pool(str(path))[0], task.stages[0].lengths
+    stage = StageSpace("answer", roles, models, recipe.max_nodes, lengths, recording.samples)
     space = Space((stage,), _budget(recipe, stage))
     names = sorted((question.id for question in recording.questions), key=_half_order(recording))
     half = len(names) // 2
@@ -140,8 +135,6 @@ def _folder(name: str, recipe: Recipe, data: Path, cache_folder: Path) -> Path:
             questions={key: table.questions[key] for key in chosen},
             replies=[reply for reply in table.replies if reply.question in there],
         )
-    if recipe.usd:
-        table = replace(table, sizes=_by_dollars(table))
     half_made = folder.with_name(f".{name}.part")
     table.write(half_made)
     half_made.replace(folder)
@@ -156,18 +149,9 @@ def _table(name: str, data: Path) -> Table:
     return next(table for table in module.worlds(data) if table.name == name).complete()
 
 
-def _by_dollars(table: Table) -> dict[str, dict[str, float]]:
-    """Sizes in proportion to mean dollars."""
-    total: dict[str, list[float]] = {model: [0.0, 0.0] for model in table.sizes}
-    for reply in table.replies:
-        total[reply.model][0] += reply.usd
-        total[reply.model][1] += reply.prompt_tokens + reply.output_tokens
-    return {model: {"parameters": 1e15 * usd / (2 * tokens)} for model, (usd, tokens) in total.items()}
-
-
 def _budget(recipe: Recipe, stage: StageSpace) -> Budget:
-    if recipe.usd:
-        return Budget(recipe.usd * 1e15, stage.cheapest)
+    if recipe.usd is not None:
+        return Budget(unit=stage.cheapest, usd=recipe.usd)
     return Budget((recipe.units or 0.0) * stage.cheapest, stage.cheapest)
 
 
