@@ -16,6 +16,7 @@ runs can be spread over time and processes. Where tables are absent, that is sai
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -92,7 +93,7 @@ def jobs_of(given: dict[str, str], cache_folder: Path) -> Iterator[Job]:
     """Every search that is asked for, in worlds that are there; says which are not."""
     data = Path(given["data"]).expanduser() if given.get("data") else None
     sizes = [int(size) for size in given["training"].split(",")] if given.get("training") else [None]
-    asked = given.get("optimizers", ",".join((*RIVALS, *SLOW, OURS))).split(",")
+    asked = re.split(r",(?![^\[]*\])", given.get("optimizers", ",".join((*RIVALS, *SLOW, OURS))))  # not within [1,2]
     methods = [name for entry in asked for name in (ABLATIONS if entry == "ablations" else (entry,))]
     there = list(_there(given.get("worlds", ",".join(NAMES)).split(","), data, cache_folder))
     for seed in range(int(given.get("seeds", 20))):

@@ -35,7 +35,8 @@ class Method:
     optimizer
         Settings of the optimizer, as its yaml has them, with overrides.
     loop
-        Arguments of `agentgraph.search.search` that differ from the harness's own.
+        Arguments of `agentgraph.search.search` that differ from the harness's own; ``race=true`` is a race with its defaults,
+        ``race.block=8`` one with another block.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Method:
         loop, rest = {}, []
         for override in overrides:
             key, _, value = override.partition("=")
-            if key in _LOOP:
+            if key.partition(".")[0] in _LOOP:
                 loop[key] = OmegaConf.create(f"x: {value}").x
             else:
                 rest.append(override if key.split(".")[0] == "agent" else f"optimizer.{override}")
@@ -72,6 +73,16 @@ class Method:
     def most_trials(self) -> int | None:
         """Trials at which it is stopped whatever the budget, if any."""
         return SLOW.get(self.name.partition("+")[0])
+
+    def loop_arguments(self) -> dict[str, Any]:
+        """The loop's arguments as objects."""
+        race = {key.partition(".")[2]: value for key, value in self.loop.items() if key.startswith("race.")}
+        others = {key: value for key, value in self.loop.items() if key.partition(".")[0] != "race"}
+        if race or self.loop.get("race"):
+            from agentgraph.race import Race
+
+            others["race"] = Race(**race)
+        return others
 
     def build(self) -> Optimizer:
         """The optimizer, fresh."""

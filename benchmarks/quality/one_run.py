@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 from agentgraph.archive import Archive
 from agentgraph.execute import Executor
 from agentgraph.objectives.accuracy import Accuracy
-from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer
 from agentgraph.search import search
 from agentgraph.space import Space
@@ -74,9 +73,11 @@ class _Clock:
         return timed
 
 
-def incumbent(archive: Archive, objective: Objective, space: Space) -> Trial | None:
+def incumbent(archive: Archive, optimizer: Optimizer, space: Space) -> Trial | None:
     """The trial whose plan would be chosen if the search ended now."""
-    return next(iter(archive.ranked(objective, space.budget)), None)
+    fitting = archive.ranked(optimizer.objective, space.budget)
+    ranked = getattr(optimizer, "ranked", list)  # one that has a way of its own to tell the best
+    return next(iter(ranked(fitting)), None)
 
 
 def one_run(world: World, method: Method, seed: int, evaluations: int, train: int | None = None) -> dict[str, Any]:
@@ -99,14 +100,14 @@ def _points(
     world: World, method: Method, optimizer: Optimizer, executor: Executor, clock: _Clock, seed: int, evaluations: int
 ) -> list[Point]:
     """The search itself."""
-    loop = {"plans_per_round": PLANS, "questions_per_round": QUESTIONS, **method.loop}
+    loop = {"plans_per_round": PLANS, "questions_per_round": QUESTIONS, **method.loop_arguments()}
     rounds = max(1, -(-evaluations // (loop["plans_per_round"] * loop["questions_per_round"])))
-    objective, archive, points = Accuracy(), Archive(), [Point(0, 0, 0, None, None, 0.0)]
-    optimizer.setup(world.space, objective, rounds=rounds, call=executor.ask)
+    archive, points = Archive(), [Point(0, 0, 0, None, None, 0.0)]
+    optimizer.setup(world.space, Accuracy(), rounds=rounds, call=executor.ask, **_looks(executor))
 
     def ended(round_: int, trials: Sequence[Trial]) -> None:
         del trials
-        best = incumbent(archive, objective, world.space)
+        best = incumbent(archive, optimizer, world.space)
         value = world.value(best.plan) if best else (None, None)
         marks = sum(len(trial.marks) for trial in archive.trials)
         looked = getattr(executor.counts, "looked", 0)
@@ -128,3 +129,11 @@ def _points(
             **loop,
         )
     return points[1:]
+
+
+def _looks(executor: Executor) -> dict[str, Any]:
+    """How an optimizer may look up what earlier calls say of a plan, where the executor knows."""
+    if not hasattr(executor, "known"):
+        return {}
+    train = {question.id: question for question in executor.task.questions("train")}
+    return {"look": lambda plan, ids: executor.known(plan, [train[name] for name in ids])}
