@@ -317,6 +317,19 @@ def test_replies_are_asked_of_a_backend_once():
     assert found[0][2] == found[1][2] != found[2][2]
 
 
+def test_values_of_tables_are_what_an_executor_marks():
+    tabled = pytest.importorskip("quality.tabled", reason="the tables of all plans are not there")
+    try:
+        world = tabled.world("recall")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    found = Distribution(world.space).sample(4, 5)
+    with world.executor(7) as executor:
+        rows = executor.run([Job(plan, executor.task.questions("train")) for plan in found])
+    assert [np.mean([answer.mark for answer in row]) for row in rows] == [world.value(plan).search for plan in found]
+    assert world.value(Plan.from_compact(world.best.plan)) == (world.best.search, world.best.chosen)
+
+
 def test_the_benchmark_runs_resumes_and_reports(tmp_path, capsys):
     out = tmp_path / "runs.jsonl"
     arguments = [

@@ -72,7 +72,7 @@ class Group:
 
     def mean(self, what: str) -> float:
         """Mean over seeds of an entry of the outcome."""
-        return statistics.fmean(run.outcome[what] for run in self.runs)
+        return statistics.fmean(run.outcome.get(what, math.nan) for run in self.runs)
 
     def thinking(self) -> float:
         """Mean seconds of a search that the optimizer itself took."""

@@ -82,7 +82,8 @@ def incumbent(archive: Archive, optimizer: Optimizer, space: Space) -> Trial | N
 
 def one_run(world: World, method: Method, seed: int, evaluations: int, train: int | None = None) -> dict[str, Any]:
     """Search until so many evaluations were used; points and totals as JSON-able data."""
-    optimizer, clock, began = method.build(), _Clock(), time.perf_counter()
+    optimizer, clock = method.build(), _Clock()
+    began, worked = time.perf_counter(), time.process_time()
     optimizer.ask, optimizer.tell = clock.watched(optimizer.ask), clock.watched(optimizer.tell)  # type: ignore[method-assign]
     with world.executor(seed, train) as executor:
         points = _points(world, method, optimizer, executor, clock, seed, evaluations)
@@ -90,6 +91,7 @@ def one_run(world: World, method: Method, seed: int, evaluations: int, train: in
     return {
         "points": points,
         "seconds": round(time.perf_counter() - began, 3),
+        "cpu_seconds": round(time.process_time() - worked, 3),
         "agent_calls": counts.agent_calls,
         "agent_tokens": counts.agent_tokens,
         "failed": counts.failed,

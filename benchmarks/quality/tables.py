@@ -70,21 +70,21 @@ def _cell(group: Group, effort: str, step: int) -> str:
         return "-"
     mean = mean_of(search)
     part = "" if mean.count == len(group.runs) else f" of {mean.count}"  # seeds that had a plan
-    other = f" ({statistics.fmean(unseen):.2f})" if unseen != search else ""  # where no question is unseen
+    other = f" ({statistics.fmean(unseen):.2f})" if group.best.plans else ""  # a landscape has no unseen questions
     return f"{mean.value:.2f} ±{mean.half:.2f}{other}{part}"
 
 
 def _needs(groups: Sequence[Group]) -> Iterator[str]:
     yield (
         f"{f'first within {NEAR:g} point, median':<28}{'came':>8}{'evaluations':>13}{'calls':>9}{'run to':>8}"
-        f"{'seconds a search':>18}{'of these ask+tell':>19}{'agent tokens':>14}"
+        f"{'seconds a search':>18}{'of these ask+tell':>19}{'CPU seconds':>13}{'agent tokens':>14}"
     )
     for group in groups:
         needed = group.needed("evaluations")
         came = f"{sum(map(math.isfinite, needed))}/{len(needed)}"
         yield (
             f"{group.method:<28}{came:>8}{_median(group, 'evaluations'):>13}{_median(group, 'calls'):>9}"
-            f"{group.evaluations:>8}{group.mean('seconds'):>18.2f}{group.thinking():>19.2f}"
+            f"{group.evaluations:>8}{group.mean('seconds'):>18.2f}{group.thinking():>19.2f}{group.mean('cpu_seconds'):>13.2f}"
             f"{group.mean('agent_tokens'):>14.0f}"
         )
 
