@@ -33,8 +33,13 @@ def search(
     backends: Sequence[Backend] = (),
     roles: Sequence[str | Role] | None = None,
     optimizer: str | Optimizer = "agent_reinforce",
-    budget_units: float | None = 8.0,
+    budget_units: float | None = None,
     budget_flops: float | None = None,
+    budget_calls: float | None = None,
+    budget_tokens: float | None = None,
+    budget_usd: float | None = None,
+    budget_seconds: float | None = None,
+    budget_tts_units: float | None = None,
     folder: str | Path | None = None,
     watch: bool = True,
     **settings: float,
@@ -47,8 +52,8 @@ def search(
         Names of conf entries (or the path of a pool file for ``models``), or objects.
     backends
         Backends that ``models`` name, where they are objects.
-    budget_units, budget_flops
-        Limit of a plan's price for one question; one of the two.
+    budget_units, budget_flops, budget_calls, budget_tokens, budget_usd, budget_seconds, budget_tts_units
+        Limits of a plan's price for one question, one or more, of units and FLOPs one; 8 units if nothing is given.
     folder
         Where to keep archive and replies; a run that stopped there goes on. ``None`` keeps all in memory.
     watch
@@ -67,8 +72,16 @@ def search(
         if isinstance(value, str)
     ]
     config = load("search", prepared([*named, *(f"{key}={value}" for key, value in settings.items())]))
-    config.budget.units, config.budget.flops = (budget_units if budget_flops is None else None), budget_flops
-    setup = build_search(config)
+    setup = with_changes(
+        build_search(config),
+        budget_units=budget_units,
+        budget_flops=budget_flops,
+        budget_calls=budget_calls,
+        budget_tokens=budget_tokens,
+        budget_usd=budget_usd,
+        budget_seconds=budget_seconds,
+        budget_tts_units=budget_tts_units,
+    )
     if isinstance(task, Task):
         setup = with_changes(setup, task=task)
     if not isinstance(models, str):

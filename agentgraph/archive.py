@@ -130,9 +130,7 @@ class Archive:
         fewer nodes.
         """
         fitting = [
-            trial
-            for trial in self.trials
-            if trial.marks and budget.allows(trial.price.flops) and charge_fits(trial, budget)
+            trial for trial in self.trials if trial.marks and budget.allows(trial.price) and charge_fits(trial, budget)
         ]
         return sorted(
             fitting,
@@ -156,7 +154,7 @@ class Archive:
 
 def charge_fits(trial: Trial, budget: Budget) -> bool:
     """Whether a trial's mean measured cost is within the budget; one that exceeds it is never the best."""
-    return budget.allows(trial.charge.flops)
+    return budget.allows(trial.charge)
 
 
 def _line(trial: Trial) -> bytes:

@@ -20,12 +20,13 @@ def temperature(plan_file: PlanFile, node: Node) -> str:
 
 
 def price_line(plan_file: PlanFile) -> str:
-    """Price against budget, in units and FLOPs, and the calls of a question."""
-    price, budget = plan_file.price, plan_file.budget
-    return (
-        f"price {price.units:.3g} of {budget.units:.3g} units ({_flops(price.flops)} of {_flops(budget.flops)}), "
-        f"{price.calls:.3g} call{'' if price.calls == 1 else 's'} a question"
-    )
+    """Price against budget in what is limited, FLOPs beside it, and the calls of a question."""
+    price, budget = plan_file.price.cost(), plan_file.budget.budget()
+    if "flops" in budget.limits:
+        flops = f"{_flops(price.flops)} of {_flops(budget.flops)}"
+    else:
+        flops = f"{budget.shown('flops', price.flops)} units, {_flops(price.flops)}"
+    return f"price {budget.text(price)} ({flops}), {price.calls:.3g} call{'' if price.calls == 1 else 's'} a question"
 
 
 def stage_line(plan_file: PlanFile, stage: StageEntry) -> str:
@@ -39,9 +40,12 @@ def stage_line(plan_file: PlanFile, stage: StageEntry) -> str:
 
 def score_line(plan_file: PlanFile, score: Score) -> str:
     """Accuracy with its interval, on what, and what it was charged."""
+    charge = [f"{score.charge_flops / plan_file.budget.unit_flops:.3g} units"]
+    charge += [f"{score.charge_usd:.3g} USD"] if score.charge_usd else []
+    charge += [f"{score.charge_seconds:.3g} s"] if score.charge_seconds else []
     return (
         f"{score.split} accuracy {score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}] on {score.questions} "
-        f"questions, charge {score.charge_flops / plan_file.budget.unit_flops:.3g} units"
+        f"questions, charge {', '.join(charge)}"
     )
 
 

@@ -154,7 +154,7 @@ def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: 
     result = run(setup, folder=folder, watcher=choose(sys.stderr))
     best, summary = result.best, result.summary
     print(
-        f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.units:.3g} units.\n"
+        f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.budget().text()}.\n"
     )
     table(result.rows, sys.stdout)
     print(f"\nThe found plan, by {best.found.optimizer}:\n\n{tree_text(best)}")
@@ -203,11 +203,9 @@ def _replay(config: DictConfig) -> None:
         counts = executor.counts
     print(f"Plan {plan_path}, task {task.name}, {config.split} questions, replicate {config.replicate}\n")
     table([result.row()], sys.stdout)
-    if not result.budget.allows(result.scored.candidate.price.flops):
-        print(
-            f"\nNote: here it costs {result.scored.candidate.price.flops / result.budget.unit:.3g} units, "
-            f"more than its budget of {result.budget.units:.3g}"
-        )
+    price = result.scored.candidate.price
+    if not result.budget.allows(price):
+        print(f"\nNote: here it costs {result.budget.text(price)}, more than its budget")
     print(
         f"\n{counts.asked:,} calls needed, {counts.made:,} made, {counts.failed} failed; outcomes: {result.outcomes()}"
     )

@@ -3,7 +3,7 @@
 Source: Agent-REINFORCE (arXiv 2511.00086), the relaxation P(G) = edges × roles × models. Departures, all to make
 each draw valid by construction and its log-probability exact: graphs are drawn slot by slot (`agentgraph.walk` says how),
 never rejected or pruned; and for several stages, softmax shares give each stage's ceiling: its cheapest graph and its
-share of what is left over after the cheapest graphs of the later stages.
+share of what is left over after the cheapest graphs of the later stages, of each limited resource alike.
 
 Shapes: K draws, N slots, R roles, M models, C = N(N-1)/2 + 2N choices; logits float64.
 """
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from agentgraph.budget import TTS_REFERENCE
 from agentgraph.graph import Graph, Node
+from agentgraph.many_limits import ManyLimits, ManyRules, takes_many
 from agentgraph.plan import Plan
 from agentgraph.walk import Draws, Rules, Walk, first_choice
 
@@ -33,6 +35,8 @@ class StageDistribution:
     ----------
     space
         The stage's graphs.
+    resources
+        What is limited, of `agentgraph.budget.RESOURCES`, in their order; at least one.
 
     Attributes
     ----------
@@ -42,7 +46,7 @@ class StageDistribution:
         Shapes (N, R) and (N, M).
     """
 
-    def __init__(self, space: StageSpace) -> None:
+    def __init__(self, space: StageSpace, resources: Sequence[str] = ("flops",)) -> None:
         self.space = space
         n = space.max_nodes
         slots = torch.arange(n, dtype=torch.float64)
@@ -51,7 +55,7 @@ class StageDistribution:
         self.edge_logits = torch.logit(start).tril(-1).clone()
         self.role_logits = torch.zeros(n, len(space.roles), dtype=torch.float64)
         self.model_logits = torch.zeros(n, len(space.pool), dtype=torch.float64)
-        self._rules = Rules(space)
+        self._rules = ManyRules(space, resources) if takes_many(space, resources) else Rules(space, resources[0])
 
     @property
     def choices(self) -> int:
@@ -69,13 +73,16 @@ class StageDistribution:
         given: Draws | None = None,
         uniforms: Tensor | None = None,
         mode: bool = False,
-    ) -> Draws:
+    ) -> tuple[Draws, Tensor]:
         """Draw K graphs, or go through given ones; either way with their exact log-probability.
+
+        Returns the draws, and what each takes of every limited resource, shape (L, K).
 
         Parameters
         ----------
         ceiling
-            Shape (K,), FLOPs that each graph may cost; at least the cheapest solve.
+            Shape (L, K), what each graph may take of every limited resource; at least what the solve that is kept in
+            reserve takes. In AgentTTS units without the reference prompt.
         given
             Graphs whose log-probability is wanted; one that cannot be drawn has -inf.
         uniforms
@@ -83,7 +90,13 @@ class StageDistribution:
         mode
             Take the most probable option at each choice instead of drawing.
         """
-        return Walk(self._rules, self.parameters(), ceiling, given=given, uniforms=uniforms, mode=mode).run()
+        rules, tables = self._rules, self.parameters()
+        if isinstance(rules, ManyRules):
+            walk: Walk = ManyLimits(rules, tables, ceiling, given=given, uniforms=uniforms, mode=mode)
+        else:
+            walk = Walk(rules, tables, ceiling, given=given, uniforms=uniforms, mode=mode)
+        draws = walk.run()
+        return draws, walk.spent()
 
     def graph(self, draws: Draws, k: int) -> Graph:
         """Graph of draw ``k``."""
@@ -130,7 +143,8 @@ class Distribution:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self.stages = tuple(StageDistribution(stage) for stage in space.stages)
+        self._resources = tuple(space.budget.limits) or ("flops",)
+        self.stages = tuple(StageDistribution(stage, self._resources) for stage in space.stages)
         self.share_logits = torch.zeros(len(space.stages), dtype=torch.float64)
 
     def sample(self, k: int, seed: int) -> list[Plan]:
@@ -202,19 +216,29 @@ class Distribution:
         uniforms: Sequence[Tensor] | None = None,
         mode: bool = False,
     ) -> tuple[Draws, ...]:
-        left = torch.full((k,), self.space.budget.flops, dtype=torch.float64)
+        # Shape (L, K) and, of the graphs that are always within reach, (S, L): the reference prompt of AgentTTS set apart.
+        free = [TTS_REFERENCE if name == "tts_units" else 0.0 for name in self._resources]
+        limits = [getattr(self.space.budget, name) for name in self._resources]
+        left = torch.tensor(
+            [limit + gift * len(self.stages) for limit, gift in zip(limits, free, strict=True)], dtype=torch.float64
+        )[:, None].repeat(1, k)
+        least = torch.tensor(
+            [
+                [getattr(cost, name) + gift for name, gift in zip(self._resources, free, strict=True)]
+                for cost in self.space.least
+            ],
+            dtype=torch.float64,
+        )[:, :, None]
         shares = torch.softmax(self.share_logits, 0)
         result = []
         for s, stage in enumerate(self.stages):
-            cheapest = stage.space.cheapest
-            floor = sum(later.cheapest for later in self.space.stages[s + 1 :])
-            ceiling = cheapest + shares[s] / shares[s:].sum() * (left - floor - cheapest)
-            draws = stage.walk(
+            ceiling = least[s] + shares[s] / shares[s:].sum() * (left - least[s + 1 :].sum(0) - least[s])
+            draws, spent = stage.walk(
                 ceiling.detach(),
                 given=None if given is None else given[s],
                 uniforms=None if uniforms is None else uniforms[s],
                 mode=mode,
             )
-            left = left - draws.price
+            left = left - spent
             result.append(draws)
         return tuple(result)

@@ -1,13 +1,14 @@
-"""Measures how long prompts and replies really are, before the first round, where a task does not know it exactly."""
+"""Measures how long prompts and replies really are, and take, before the first round, where a task does not know it exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agentgraph.budget import Cost, total
+from agentgraph.budget import Cost, Rates, total
 from agentgraph.execute import Executor, Job
 from agentgraph.graph import Graph, Node
+from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
 from agentgraph.roles.base import Role
 from agentgraph.tasks.base import Lengths
@@ -17,8 +18,10 @@ __all__ = ["measured"]
 _QUESTIONS = 8
 
 
-def measured(executor: Executor, roles: Sequence[Role]) -> tuple[Lengths, ...]:
-    """Lengths of each stage: exact ones as they are, those of a single-stage task measured on a few train questions.
+def measured(executor: Executor, roles: Sequence[Role]) -> tuple[tuple[Lengths, ...], Pool]:
+    """Lengths of each stage, and the pool: exact lengths as they are, those of a single-stage task from a few train questions.
+
+    A model whose yaml does not say how long a call takes is given its mean seconds per output token, where replies say.
 
     Each model solves; the cheapest one also refines one and fuses two of its own replies. What cannot be measured
     (no such role, more than one stage) keeps the task's estimate.
@@ -26,7 +29,7 @@ def measured(executor: Executor, roles: Sequence[Role]) -> tuple[Lengths, ...]:
     stages = executor.task.stages
     solver = next((role for role in roles if role.kind == "assistant"), None)
     if len(stages) > 1 or stages[0].lengths.exact or solver is None:
-        return tuple(stage.lengths for stage in stages)
+        return tuple(stage.lengths for stage in stages), executor.pool
     fuser = next((role for role in roles if role.kind == "fuser"), None)
     cheapest = min(executor.pool, key=lambda model: model.parameters).name
     node = Node(solver.name, cheapest)
@@ -39,14 +42,16 @@ def measured(executor: Executor, roles: Sequence[Role]) -> tuple[Lengths, ...]:
         total(answer.charge for answer in row).over(max(1, sum(answer.charge.calls > 0 for answer in row)))
         for row in executor.run([Job(Plan((graph,)), questions) for graph in graphs])
     ]
-    return (
-        _fitted(
-            stages[0].lengths,
-            dict(zip(executor.pool.names, means, strict=False)),
-            cheapest,
-            means[len(executor.pool) :],
-        ),
-    )
+    solves = dict(zip(executor.pool.names, means, strict=False))
+    lengths = _fitted(stages[0].lengths, solves, cheapest, means[len(executor.pool) :])
+    return (lengths,), Pool([_timed(model, solves[model.name]) for model in executor.pool])
+
+
+def _timed(model: Model, solve: Cost) -> Model:
+    """The model with its mean seconds per output token, if it has no rates of its own and was timed."""
+    if model.seconds != Rates() or not solve.seconds or not solve.output_tokens:
+        return model
+    return replace(model, seconds=Rates(output_token=solve.seconds / solve.output_tokens))
 
 
 def _fitted(lengths: Lengths, solves: dict[str, Cost], cheapest: str, combined: Sequence[Cost]) -> Lengths:

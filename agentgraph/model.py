@@ -97,9 +97,10 @@ class Model:
         return self.temperatures.get(task, self.temperatures.get("default", 0.7))
 
     def data(self) -> dict[str, Any]:
-        """What a plan stores of a model: name, size, prompt form; never where it runs."""
+        """What a plan stores of a model: name, size, prompt form, rates if it has any; never where it runs."""
         full = asdict(self)
-        return {key: full[key] for key in ("name", "parameters", "layers", "hidden_size", "prompt_form")}
+        kept = {key: full[key] for key in ("name", "parameters", "layers", "hidden_size", "prompt_form")}
+        return kept | {key: full[key] if getattr(self, key) != Rates() else None for key in ("usd", "seconds")}
 
 
 class Pool(Sequence[Model]):

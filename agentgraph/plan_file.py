@@ -102,14 +102,8 @@ class PlanFile(Entry):
             stages=tuple(StageEntry.of(*entry) for entry in entries),
             roles={name: _role_entry(_given("role", name, roles)) for name in {node.role for node in nodes}},
             models={name: _model_entry(_given("model", name, models)) for name in {n.model for n in nodes if n.model}},
-            budget=BudgetEntry(flops=budget.flops, unit_flops=budget.unit, units=budget.units),
-            price=PriceEntry(
-                flops=price.flops,
-                units=price.flops / budget.unit,
-                calls=price.calls,
-                prompt_tokens=price.prompt_tokens,
-                output_tokens=price.output_tokens,
-            ),
+            budget=BudgetEntry.of(budget),
+            price=PriceEntry.of(price, budget),
             scores=tuple(scores),
             found=found,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal, TypeVar
 
 import networkx as nx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from agentgraph.budget import RESOURCES, Budget, Cost, Rates
 from agentgraph.errors import GraphError
 from agentgraph.graph import Graph, Node
 
@@ -137,35 +139,84 @@ class RoleEntry(Entry):
     edge: Literal["answer", "text"]
 
 
+class RatesEntry(Entry):
+    """What a call takes: so much for the call itself, and for each token."""
+
+    call: Amount
+    prompt_token: Amount
+    output_token: Amount
+
+    def rates(self) -> Rates:
+        """The rates."""
+        return Rates(self.call, self.prompt_token, self.output_token)
+
+
 class ModelEntry(Entry):
-    """A model: its size and prompt form, never where it runs."""
+    """A model: its size, prompt form and rates in dollars and seconds, never where it runs."""
 
     parameters: Positive
     layers: Count
     hidden_size: Count
     prompt_form: Literal["chat", "embedded"]
+    usd: RatesEntry | None = None
+    seconds: RatesEntry | None = None
 
 
 class BudgetEntry(Entry):
-    """What the price of one question may not exceed; a unit is one solve by the cheapest model of the pool."""
+    """What the price of one question may not exceed, null where there is no limit.
 
-    flops: Positive
+    A unit is one solve by the cheapest model of the pool.
+    """
+
+    flops: Positive | None
     unit_flops: Positive
-    units: Positive
+    units: Positive | None
+    calls: Positive | None = None
+    tokens: Positive | None = None
+    usd: Positive | None = None
+    seconds: Positive | None = None
+    tts_units: Positive | None = None
+
+    @classmethod
+    def of(cls, budget: Budget) -> BudgetEntry:
+        """Entry of a budget."""
+        limits = budget.limits
+        units = budget.units if "flops" in limits else None
+        return cls(unit_flops=budget.unit, units=units, **{name: limits.get(name) for name in RESOURCES})
+
+    def budget(self) -> Budget:
+        """The budget."""
+        limits = {name: getattr(self, name) for name in RESOURCES}
+        return Budget(unit=self.unit_flops, **{name: limit for name, limit in limits.items() if limit is not None})
 
 
 class PriceEntry(Entry):
-    """Forecast cost of one question."""
+    """Forecast cost of one question; AgentTTS units, which may be less than 0, where they are limited."""
 
     flops: Amount
     units: Amount
     calls: Amount
     prompt_tokens: Amount
     output_tokens: Amount
+    usd: Amount | None = None
+    seconds: Amount | None = None
+    tts_units: float | None = None
+
+    @classmethod
+    def of(cls, price: Cost, budget: Budget) -> PriceEntry:
+        """Entry of a price."""
+        amounts = asdict(price)
+        if "tts_units" not in budget.limits:
+            del amounts["tts_units"]
+        return cls(units=price.flops / budget.unit, **amounts)
+
+    def cost(self) -> Cost:
+        """The price."""
+        return Cost(**{name: getattr(self, name) or 0.0 for name in Cost.__dataclass_fields__})
 
 
 class Score(Entry):
-    """Accuracy on one split with its 95 % interval, and the mean measured FLOPs of a question."""
+    """Accuracy on one split with its 95 % interval, and the mean measured FLOPs, dollars and seconds of a question."""
 
     split: Literal["train", "validation", "test"]
     accuracy: Share
@@ -174,6 +225,8 @@ class Score(Entry):
     questions: Annotated[int, Field(ge=1)]
     replicate: Count
     charge_flops: Amount
+    charge_usd: Amount | None = None
+    charge_seconds: Amount | None = None
 
 
 class Found(Entry):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from agentgraph.budget import Cost, Tokens
+from agentgraph.budget import TTS_REFERENCE, Cost, Tokens, tts_units
 from agentgraph.errors import BackendError, ConfigError
 from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
@@ -124,7 +124,7 @@ class PlanRun:
         askers = [node.asker(text, bill) for node in nodes]
         if len(nodes) == 1:
             message = await nodes[0].role((), askers[0])
-            bill.seconds += askers[0].seconds
+            bill.stage_done(askers[0].seconds)
             return message
         running: list[asyncio.Task[Message]] = []
 
@@ -141,7 +141,7 @@ class PlanRun:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             raise
-        bill.seconds += graph.longest_path([asker.seconds for asker in askers])
+        bill.stage_done(graph.longest_path([asker.seconds for asker in askers]))
         return message
 
 
@@ -154,14 +154,29 @@ class _Bill:
         self.prompt_tokens = self.output_tokens = 0.0
         self.calls = 0
         self.seconds = 0.0  # longest path of the stages that are done
+        self.tts_units: list[float] = []
+        self.solves: dict[
+            str, list[float]
+        ] = {}  # of the stage that runs: AgentTTS units of its solves' prompts, by model
         self.outcomes: Counter[str] = Counter()
 
-    def add(self, cost: Cost) -> None:
+    def add(self, model: Model, cost: Cost, *, solve: bool) -> None:
         self.flops.append(cost.flops)
         self.usd.append(cost.usd)
+        self.tts_units.append(cost.tts_units)
+        if solve:
+            self.solves.setdefault(model.name, []).append(tts_units(model.parameters, Tokens(cost.prompt_tokens, 0.0)))
         self.prompt_tokens += cost.prompt_tokens
         self.output_tokens += cost.output_tokens
         self.calls += 1
+
+    def stage_done(self, seconds: float) -> None:
+        """Take in the stage's longest path; the solves of a model share one prompt, the longest, in AgentTTS units."""
+        self.seconds += seconds
+        for prompts in self.solves.values():
+            self.tts_units += [max(prompts), *(-prompt for prompt in prompts)]
+        self.tts_units.append(-TTS_REFERENCE)
+        self.solves.clear()
 
     def cost(self) -> Cost:
         # fsum rounds once: the same to the last bit in whatever order the replies came.
@@ -172,6 +187,7 @@ class _Bill:
             self.output_tokens,
             math.fsum(self.usd),
             self.seconds,
+            math.fsum(self.tts_units),
         )
 
 
@@ -213,7 +229,7 @@ class _Asker:
             )
             reply = await node.engine.reply(request, model)
             cost = _cost(model, reply)
-            self.bill.add(cost)
+            self.bill.add(model, cost, solve=word == "solve")
             self.seconds += cost.seconds
             answer = node.stage.extract(reply.text)
             if answer is not None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as with_changes
 
-from agentgraph.budget import Budget
+from agentgraph.budget import Budget, Rates
 from agentgraph.errors import ConfigError, ReplayError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Executor
 from agentgraph.graph import Graph, Node
+from agentgraph.model import Pool
 from agentgraph.plan import Plan
 from agentgraph.plan_file import PlanFile
+from agentgraph.plan_format import ModelEntry
 from agentgraph.report import Row
 from agentgraph.space import Space, StageSpace
 
@@ -27,7 +30,7 @@ class Replay:
     scored
         Marks, charge and outcomes; the price is computed anew for this task and pool.
     budget
-        The plan's own budget in FLOPs, in units of this task and pool.
+        The plan's own budget, FLOPs in units of this task and pool.
     """
 
     scored: Scored
@@ -80,8 +83,9 @@ def replay(
     """
     if type(replicate) is not int or replicate < 0:
         raise ConfigError(f"replicate={replicate!r} must be a whole number of at least 0")
-    task, pool = executor.task, executor.pool
-    plan = _mapped(plan_file.plan(), dict(replace or {}))
+    task, renamed = executor.task, dict(replace or {})
+    plan = _mapped(plan_file.plan(), renamed)
+    pool = _priced(executor.pool, {renamed.get(name, name): entry for name, entry in plan_file.models.items()})
     for graph in plan.stages:
         for node in graph.nodes:
             if node.model:
@@ -96,11 +100,30 @@ def replay(
         StageSpace(stage.name, tuple({**executor.roles, **roles}.values()), pool, 64, stage.lengths)
         for stage in task.stages
     )
-    budget = Budget(plan_file.budget.flops, Space.unit(stages))
-    price = Space(stages, Budget(float("inf"), budget.unit)).price(plan)
+    budget = with_changes(plan_file.budget.budget(), unit=Space.unit(stages))
+    price = Space(stages, Budget(unit=budget.unit)).price(plan)
     candidate = Candidate(f"plan {plan.id}", plan, price, roles)
     scored = evaluate(executor, [candidate], task.questions(split), replicate=replicate)[0]
     return Replay(scored, budget)
+
+
+def _priced(pool: Pool, entries: Mapping[str, ModelEntry]) -> Pool:
+    """The pool, with the rates that the plan was found with where a model has none of its own."""
+    models = []
+    for model in pool:
+        entry = entries.get(model.name)
+        if entry is not None:
+            usd, seconds = (rates.rates() if rates else Rates() for rates in (entry.usd, entry.seconds))
+            models.append(
+                with_changes(
+                    model,
+                    usd=usd if model.usd == Rates() else model.usd,
+                    seconds=seconds if model.seconds == Rates() else model.seconds,
+                )
+            )
+        else:
+            models.append(model)
+    return Pool(models)
 
 
 def _mapped(plan: Plan, replace: dict[str, str]) -> Plan:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from functools import partial
 from typing import Final
 
 from agentgraph.budget import Budget, Cost
@@ -25,6 +26,7 @@ _KINDS: Final = (
     ("refine chain", "assistant", "chain"),
     ("keep chain", "keep", "chain"),
 )
+_ENDLESS: Final = 4096  # nodes
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,22 @@ class Rival:
 def hand_wired(space: Space, task: str) -> list[Rival]:
     """Rivals of every kind, model and temperature that the budget pays, largest that fits; single-stage spaces only.
 
+    Where no limit ends a kind (seconds do not end a star), it has as many nodes as the search may use.
+
     Each model is used at its best temperature for single calls according to its card, and, where several samples are
     combined, also at temperature 1: samples that do not differ are worth no more than one.
     """
     if len(space.stages) != 1:
         return []
     stage = space.stages[0]
-    most = max(stage.max_nodes, int(space.budget.flops / stage.cheapest) + 1)
     rivals: dict[tuple[str, str], Rival] = {}
     for model in stage.pool:
         best = model.best_temperature(task)
         for temperature in dict.fromkeys((best, 1.0)):
-            wide = replace(stage, roles=_at(stage, temperature, sink=best), max_nodes=most)
-            for kind, graph in _wirings(wide, model, space.budget, single=temperature == best):
-                used = {node.role: wide.by_name[node.role] for node in graph.nodes}
-                rivals.setdefault((kind, graph.id), Rival(kind, Plan((graph,)), wide.price(graph), used))
+            warm = replace(stage, roles=_at(stage, temperature, sink=best))
+            for kind, graph in _wirings(warm, model, space.budget, single=temperature == best):
+                used = {node.role: warm.by_name[node.role] for node in graph.nodes}
+                rivals.setdefault((kind, graph.id), Rival(kind, Plan((graph,)), warm.price(graph), used))
     return list(rivals.values())
 
 
@@ -87,28 +90,45 @@ def _at(stage: StageSpace, temperature: float, *, sink: float) -> tuple[Role, ..
 
 
 def _wirings(stage: StageSpace, model: Model, budget: Budget, *, single: bool) -> Iterator[tuple[str, Graph]]:
-    """The largest graph of each kind that the budget pays."""
+    """The largest graph of each kind that the budget pays, and that there are samples for."""
     by_kind = {role.kind: role for role in stage.roles}
     if "assistant" not in by_kind:
         return
     solver = Node(by_kind["assistant"].name, model.name)
 
-    def largest(graphs: Iterator[Graph]) -> Iterator[Graph]:
-        """The last one that fits: each costs at least as much as the one before."""
-        fitting = list(takewhile(lambda graph: budget.allows(stage.price(graph).flops), graphs))
-        yield from fitting[-1:]
+    def lone(role: Role, size: int) -> Graph:
+        del role, size
+        return Graph((solver,))
 
-    def stars(role: Role) -> Iterator[Graph]:
-        sink = Node(role.name, model.name if role.needs_model else "")
-        for width in range(2, stage.max_nodes):
-            yield Graph((*[solver] * width, sink), tuple((i, width) for i in range(width)))
+    def star(role: Role, size: int) -> Graph:
+        sink, width = Node(role.name, model.name if role.needs_model else ""), size - 1
+        return Graph((*[solver] * width, sink), tuple((i, width) for i in range(width)))
 
-    def chains(role: Role) -> Iterator[Graph]:
-        for length in range(2, stage.max_nodes + 1):
-            links = [Node(role.name, model.name)] * (length - 1)
-            yield Graph((solver, *links), tuple((i, i + 1) for i in range(length - 1)))
+    def chain(role: Role, size: int) -> Graph:
+        links = [Node(role.name, model.name)] * (size - 1)
+        return Graph((solver, *links), tuple((i, i + 1) for i in range(size - 1)))
 
-    shapes = {"single": lambda _: iter([Graph((solver,))]), "star": stars, "chain": chains}
+    def fits(graph: Graph) -> bool:
+        return not stage.overdrawn(graph) and budget.allows(stage.price(graph))
+
+    shapes = {"single": (lone, 1), "star": (star, 3), "chain": (chain, 2)}
     for name, kind, shape in _KINDS:
         if kind in by_kind and (single or shape != "single"):
-            yield from ((name, graph) for graph in largest(shapes[shape](by_kind[kind])))
+            make, least = shapes[shape]
+            wired = partial(make, by_kind[kind])
+            size = least if shape == "single" else _largest(lambda n: fits(wired(n)), least, stage.max_nodes)  # noqa: B023
+            if size >= least and fits(wired(size)):
+                yield name, wired(size)
+
+
+def _largest(fits: Callable[[int], bool], least: int, otherwise: int) -> int:
+    """The largest size that fits, or ``least`` if not even that does; ``otherwise`` if no limit is in sight.
+
+    A size costs at least as much as the one before.
+    """
+    low, high = least, 2 * least
+    while fits(high):
+        low, high = high, 2 * high
+        if high > _ENDLESS:
+            return otherwise
+    return low + bisect_left(range(low + 1, high), True, key=lambda size: not fits(size))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
-from agentgraph.budget import Budget, is_number
+from agentgraph.budget import RESOURCES, Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor
@@ -39,6 +39,8 @@ from agentgraph.watch import Progress, RoundSummary, Watcher
 __all__ = ["Result", "Setup", "build_space", "run"]
 
 FOUND: Final = "found plan"
+DEFAULT_UNITS: Final = 8.0
+"""Budget where none is given."""
 VALIDATION, TEST = 1, 0
 """Replicates: validation asks everything afresh, so that luck in the search does not count twice."""
 
@@ -49,8 +51,9 @@ class Setup:
 
     Parameters
     ----------
-    budget_units, budget_flops
-        Limit of a plan's price for one question; exactly one is given. A unit is a solve by the cheapest model.
+    budget_units, budget_flops, budget_calls, budget_tokens, budget_usd, budget_seconds, budget_tts_units
+        Limits of a plan's price for one question, one or more; units and FLOPs are the same resource, so at most one of
+        these. A unit is a solve by the cheapest model; 8 of them if nothing is given.
     max_nodes
         Largest number of nodes of a graph.
     rounds, plans_per_round, questions_per_round
@@ -69,8 +72,13 @@ class Setup:
     roles: Sequence[Role]
     optimizer: Optimizer
     objective: Objective
-    budget_units: float | None = 8.0
+    budget_units: float | None = None
     budget_flops: float | None = None
+    budget_calls: float | None = None
+    budget_tokens: float | None = None
+    budget_usd: float | None = None
+    budget_seconds: float | None = None
+    budget_tts_units: float | None = None
     max_nodes: int = 8
     rounds: int = 10
     plans_per_round: int = 8
@@ -81,13 +89,13 @@ class Setup:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.budget_units is None) == (self.budget_flops is None):
+        for name, value in self.limits.items():
+            if not is_number(value):
+                raise ConfigError(f"budget.{name}={value!r} must be a number")
+        if {"units", "flops"} <= self.limits.keys():
             raise ConfigError(
                 f"budget.units={self.budget_units} with budget.flops={self.budget_flops}: give one of them, and null for the other"
             )
-        for key, value in (("budget.units", self.budget_units), ("budget.flops", self.budget_flops)):
-            if value is not None and not is_number(value):
-                raise ConfigError(f"{key}={value!r} must be a number")
         for name in ("max_nodes", "rounds", "plans_per_round", "questions_per_round", "finalists", "seed"):
             value, least = getattr(self, name), 0 if name == "seed" else 1
             if type(value) is not int or value < least:
@@ -96,6 +104,19 @@ class Setup:
             raise ConfigError(f"failure_share={self.failure_share!r} must be in [0, 1]")
         for split in SPLITS:  # too few questions are said now, not after the search
             self.task.questions(split)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by the names that conf has below ``budget``."""
+        given = {name: getattr(self, f"budget_{name}") for name in ("units", *RESOURCES)}
+        return {name: value for name, value in given.items() if value is not None} or {"units": DEFAULT_UNITS}
+
+    def budget(self, unit: float) -> Budget:
+        """The limits, where a unit is that many FLOPs."""
+        limits = {name: float(value) for name, value in self.limits.items()}
+        if "units" in limits:
+            limits["flops"] = limits.pop("units") * unit
+        return Budget(unit=unit, **limits)
 
 
 @dataclass(frozen=True)
@@ -124,20 +145,20 @@ def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
     """The search space, and notes on what was left out of it and why."""
     notes = []
     roles = list(setup.roles)
-    lengths = measured(executor, roles)  # first: asking shows what a server cannot do
+    lengths, pool = measured(executor, roles)  # first: asking shows what a server cannot do
     blind = sorted({model.name for model in setup.pool if not setup.backends[model.backend].has_logprobs})
     if blind:
         dropped = [role.name for role in roles if role.needs_confidence]
         roles = [role for role in roles if not role.needs_confidence]
         if dropped:
             notes.append(f"left out {', '.join(dropped)}: no log-probabilities from {', '.join(blind)}")
+    recorded = {model.name: setup.backends[model.backend].samples(model.served_name) for model in pool}
+    samples = {name: count for name, count in recorded.items() if count is not None}
     stages = tuple(
-        StageSpace(stage.name, tuple(roles), setup.pool, setup.max_nodes, table)
+        StageSpace(stage.name, tuple(roles), pool, setup.max_nodes, table, samples)
         for stage, table in zip(setup.task.stages, lengths, strict=True)
     )
-    unit = Space.unit(stages)
-    flops = setup.budget_flops if setup.budget_units is None else setup.budget_units * unit
-    return Space(stages, Budget(float(flops or 0.0), unit)), notes
+    return Space(stages, setup.budget(Space.unit(stages))), notes
 
 
 def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | None = None) -> Result:
@@ -251,8 +272,7 @@ class _Run:
                 best_score=score,
                 low=low,
                 high=high,
-                best_units=best.price.flops / self.space.budget.unit if best else 0.0,
-                budget_units=self.space.budget.units,
+                price=self.space.budget.text(best.price) if best else "",
                 plans=len(self.archive),
                 calls_asked=self.executor.counts.asked,
                 calls_made=self.executor.counts.made,
@@ -291,7 +311,7 @@ class _Run:
 
     def _winner(self, validated: Sequence[Scored]) -> Scored:
         budget = self.space.budget
-        fitting = [scored for scored in validated if budget.allows(scored.charge.flops)] or list(validated)
+        fitting = [scored for scored in validated if budget.allows(scored.charge)] or list(validated)
 
         def rank(scored: Scored) -> tuple[float, float, int]:
             candidate = scored.candidate
@@ -347,6 +367,8 @@ class _Run:
             questions=max(1, len(scored.known)),
             replicate=replicate,
             charge_flops=scored.charge.flops,
+            charge_usd=scored.charge.usd,
+            charge_seconds=scored.charge.seconds,
         )
 
     def _plan_file(self, winner: Scored, tested: Scored) -> PlanFile:
@@ -357,7 +379,7 @@ class _Run:
             task=setup.task.name,
             stage_names=[stage.name for stage in setup.task.stages],
             roles={**{role.name: role for role in setup.roles}, **candidate.roles},
-            models={model.name: model for model in setup.pool},
+            models={model.name: model for model in self.space.stages[0].pool},
             budget=self.space.budget,
             price=candidate.price,
             scores=[self._score("validation", winner, VALIDATION), self._score("test", tested, TEST)],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentgraph.budget import Budget, Cost, flops, total
+from agentgraph.budget import NOT_FOR_SALE, RESOURCES, TTS_REFERENCE, Budget, Cost, Rates, Tokens, total, tts_units
 from agentgraph.errors import BudgetError, SpaceError
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Pool
@@ -37,6 +38,8 @@ class StageSpace:
         N, the largest number of nodes, sink included, >= 1.
     lengths
         Token counts that prices are computed from.
+    samples
+        How many solves of a question a model has answers for, by name, >= 0; models that are not named have no end.
     """
 
     name: str
@@ -44,6 +47,7 @@ class StageSpace:
     pool: Pool
     max_nodes: int
     lengths: Lengths
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_nodes < 1:
@@ -53,6 +57,11 @@ class StageSpace:
             raise SpaceError(f"roles named twice: {names}; give each role its own name")
         if not any(role.min_parents == 0 and role.needs_model and role.may_be_sink for role in self.roles):
             raise SpaceError(f"roles {names} cannot solve a question; add one that needs no parents, such as assistant")
+        if not self.solvers:
+            raise SpaceError(
+                f"no model can be asked: of {', '.join(self.pool.names)} every question needs an answer at least; "
+                "record what is missing or add a model"
+            )
 
     @cached_property
     def by_name(self) -> Mapping[str, Role]:
@@ -60,26 +69,61 @@ class StageSpace:
         return {role.name: role for role in self.roles}
 
     @cached_property
-    def flops_table(self) -> NDArray[np.float64]:
-        """FLOPs of a node, shape (R, M, N): role r with model m and in-degree d.
+    def tables(self) -> Mapping[str, NDArray[np.float64]]:
+        """What a node takes of each resource, by name, shape (R, M, N): role r with model m and in-degree d.
 
-        A role that still lacks its first parent (``min_parents`` 1, d = 0) stands at 0: nothing is paid yet.
+        A role that still lacks its first parent (``min_parents`` 1, d = 0) stands at 0: nothing is paid yet. In AgentTTS
+        units each call pays its own prompt here: that solves of a model share one is up to `price` and to the draw.
         """
-        table = np.zeros((len(self.roles), len(self.pool), self.max_nodes))
+        tables = {name: np.zeros((len(self.roles), len(self.pool), self.max_nodes)) for name in RESOURCES}
         for r, role in enumerate(self.roles):
             for m, model in enumerate(self.pool):
                 for d in range(role.min_parents, self.max_nodes):
-                    table[r, m, d] = sum(
-                        flops(model.size, self.lengths.tokens(form.word, form.candidates, model.name))
-                        for form in role.forms(d)
-                    )
-        return table
+                    cost = self.node_cost(Node(role.name, model.name), d)
+                    for name, table in tables.items():
+                        table[r, m, d] = getattr(cost, name)
+        return tables
+
+    @property
+    def flops_table(self) -> NDArray[np.float64]:
+        """FLOPs of a node, shape (R, M, N), as in `tables`."""
+        return self.tables["flops"]
+
+    @cached_property
+    def solve_table(self) -> NDArray[np.int64]:
+        """How many solves a node makes, shape (R, N): role r with in-degree d; without its first parent as with it."""
+        rows = [
+            [_solves(role, max(d, role.min_parents)) if role.needs_model else 0 for d in range(self.max_nodes)]
+            for role in self.roles
+        ]
+        return np.array(rows, dtype=np.int64)
+
+    @cached_property
+    def prompts(self) -> NDArray[np.float64]:
+        """AgentTTS units of the prompt of a solve, shape (M,): what solves by the same model share."""
+        tokens = (self.lengths.tokens("solve", 0, model.name).prompt for model in self.pool)
+        return np.array(
+            [tts_units(model.parameters, Tokens(prompt, 0.0)) for model, prompt in zip(self.pool, tokens, strict=True)]
+        )
+
+    @cached_property
+    def solver(self) -> Role:
+        """The role that a parent is sure to have where one is owed: the cheapest that may stand anywhere."""
+        roles = [role for role in self.roles if role.min_parents == 0 and role.needs_model and role.may_be_sink]
+        anywhere = [role for role in roles if role.may_be_inner and not role.not_above] or roles
+        return min(anywhere, key=lambda role: sum(self.node_cost(Node(role.name, m), 0).flops for m in self.pool.names))
+
+    @cached_property
+    def solvers(self) -> Mapping[str, Cost]:
+        """Price of one solve alone by each model that can be asked."""
+        names = [name for name in self.pool.names if self.samples.get(name, 1) > 0]
+        prices = {name: self.price(Graph((Node(self.solver.name, name),))) for name in names}
+        return {name: price for name, price in prices.items() if price.flops < NOT_FOR_SALE}
 
     @cached_property
     def cheapest(self) -> float:
         """FLOPs of the cheapest graph: one solve by the cheapest model."""
-        solvers = [r for r, role in enumerate(self.roles) if role.min_parents == 0]
-        return float(self.flops_table[solvers, :, 0].min())
+        return min(price.flops for price in self.solvers.values())
 
     def node_cost(self, node: Node, in_degree: int) -> Cost:
         """Forecast cost of a node."""
@@ -104,9 +148,37 @@ class StageSpace:
         return self.by_name[name]
 
     def price(self, graph: Graph) -> Cost:
-        """Forecast cost of a graph for one question; its seconds are those of the longest path."""
+        """Forecast cost of a graph for one question.
+
+        Its seconds are those of the longest path; in AgentTTS units the solves of a model share one prompt.
+        """
         costs = [self.node_cost(node, len(graph.parents[i])) for i, node in enumerate(graph.nodes)]
-        return replace(total(costs), seconds=graph.longest_path([cost.seconds for cost in costs]))
+        cost = total(costs)
+        shared = sum(
+            (count - 1) * self.prompts[self.pool.names.index(name)] for name, count in self.solves(graph).items()
+        )
+        return replace(
+            cost,
+            seconds=graph.longest_path([cost.seconds for cost in costs]),
+            tts_units=float(cost.tts_units - shared - TTS_REFERENCE),
+        )
+
+    def solves(self, graph: Graph) -> Counter[str]:
+        """How many solves a graph asks of each model that it asks any."""
+        counts: Counter[str] = Counter()
+        for i, node in enumerate(graph.nodes):
+            number = _solves(self.role(node.role), len(graph.parents[i]))
+            if node.model and number:
+                counts[node.model] += number
+        return counts
+
+    def overdrawn(self, graph: Graph) -> list[str]:
+        """Models of which a graph asks more solves than they have answers for."""
+        return [name for name, count in self.solves(graph).items() if count > self.samples.get(name, count)]
+
+
+def _solves(role: Role, in_degree: int) -> int:
+    return sum(form.word == "solve" and not form.candidates for form in role.forms(in_degree))
 
 
 @dataclass(frozen=True)
@@ -123,13 +195,68 @@ class Space:
     budget: Budget
 
     def __post_init__(self) -> None:
-        if not self.budget.allows(self.cheapest):
-            name = min(self.stages[0].pool, key=lambda model: model.parameters).name
-            raise BudgetError(
-                f"budget.flops={self.budget.flops:.4g} ({self.budget.units:.3g} units) buys no call: the cheapest plan, "
-                f"one solve by {name!r} per stage, costs {self.cheapest:.4g} ({self.cheapest / self.budget.unit:.3g} "
-                f"units); raise the budget or add a smaller model"
-            )
+        for name in ("usd", "seconds"):
+            if name in self.budget.limits and all(getattr(m, name) == Rates() for s in self.stages for m in s.pool):
+                raise BudgetError(
+                    f"budget.{name}={getattr(self.budget, name):.4g} limits nothing: no model says what a call takes; "
+                    f"give '{name}: {{call: …, prompt_token: …, output_token: …}}' in the models' yaml"
+                )
+        if not self.budget.allows(total(self.least)):
+            raise BudgetError(self._buys_nothing())
+
+    def _buys_nothing(self) -> str:
+        """Which resource is short: one alone, or several that no plan fits together."""
+        budget = self.budget
+        for name, limit in budget.limits.items():
+            first = min(self.stages[0].solvers, key=lambda model: getattr(self.stages[0].solvers[model], name))
+            least = total(min(stage.solvers.values(), key=lambda price: getattr(price, name)) for stage in self.stages)
+            if not Budget(**{name: limit}).allows(least):
+                amount = getattr(least, name)
+                units = name == "flops"
+                return (
+                    f"budget.{name}={limit:.4g}{f' ({budget.units:.3g} units)' if units else ''} buys no call: the cheapest "
+                    f"plan, one solve by {first!r} per stage, costs {amount:.4g}"
+                    f"{f' ({amount / budget.unit:.3g} units)' if units else ''}; raise the budget or add a "
+                    f"{'smaller model' if units else 'model that takes less'}"
+                )
+        nearest = ", ".join(dict.fromkeys(map(repr, self.reserves)))
+        return (
+            f"a budget of {budget.text()} buys no plan: each limit alone does, but what comes nearest to all of them, one solve "
+            f"per stage by {nearest}, takes {budget.text(total(self.least))}; raise one of the limits"
+        )
+
+    @cached_property
+    def reserves(self) -> tuple[str, ...]:
+        """A model for each stage: its solve is kept in reserve for a parent that is owed.
+
+        Together they take the smallest possible share of whatever limit they take the largest share of.
+        """
+        names = list(self.budget.limits) or ["flops"]
+        kept: list[tuple[NDArray[np.float64], tuple[str, ...]]] = [(np.zeros(len(names)), ())]
+        for stage in self.stages:
+            longer = [
+                (amounts + np.array([getattr(price, name) for name in names]), (*models, model))
+                for amounts, models in kept
+                for model, price in stage.solvers.items()
+            ]
+            longer.sort(key=lambda entry: tuple(entry[0]))
+            kept = []
+            for amounts, models in longer:
+                if not any((other <= amounts).all() for other, _ in kept):
+                    kept.append((amounts, models))
+        limits = np.array([self.budget.limits.get(name, 1.0) for name in names])
+        return min(kept, key=lambda entry: float((entry[0] / limits).max()))[1]
+
+    @cached_property
+    def least(self) -> tuple[Cost, ...]:
+        """Price of the graph of each stage that is always within reach: a solve by its model in `reserves`."""
+        return tuple(stage.solvers[model] for stage, model in zip(self.stages, self.reserves, strict=True))
+
+    @cached_property
+    def least_plan(self) -> Plan:
+        """The plan of these graphs."""
+        pairs = zip(self.stages, self.reserves, strict=True)
+        return Plan(tuple(Graph((Node(stage.solver.name, model),)) for stage, model in pairs))
 
     @staticmethod
     def unit(stages: Sequence[StageSpace]) -> float:
@@ -146,8 +273,9 @@ class Space:
         return total(stage.price(graph) for stage, graph in zip(self.stages, plan.stages, strict=True))
 
     def feasible(self, plan: Plan) -> bool:
-        """Whether the price of a plan is within the budget."""
-        return self.budget.allows(self.price(plan).flops)
+        """Whether the price of a plan is within the budget, and all that it asks can be answered."""
+        overdrawn = any(stage.overdrawn(graph) for stage, graph in zip(self.stages, plan.stages, strict=True))
+        return not overdrawn and self.budget.allows(self.price(plan))
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that is not in the space.
@@ -155,7 +283,8 @@ class Space:
         Raises
         ------
         SpaceError
-            If it has another number of stages, too many nodes, or an unknown role or model.
+            If it has another number of stages, too many nodes, an unknown role or model, or asks for more samples than
+            there are.
         GraphError
             If a node breaks its role's rules.
         BudgetError
@@ -172,8 +301,15 @@ class Space:
                 if stage.role(node.role).needs_model:
                     stage.pool.named(node.model)
             check_roles(graph, stage.by_name)
-        price = self.price(plan).flops
-        if not self.budget.allows(price):
+            for name in stage.overdrawn(graph):
+                raise SpaceError(
+                    f"stage {stage.name!r} asks {stage.solves(graph)[name]} samples of {name!r}, {stage.samples[name]} "
+                    f"were recorded; use this model at most {stage.samples[name]} times"
+                )
+        price = self.price(plan)
+        if price.flops >= NOT_FOR_SALE:
             raise BudgetError(
-                f"plan {plan.id} costs {price / self.budget.unit:.3g} units, the budget is {self.budget.units:.3g}"
+                f"plan {plan.id} needs a call that cannot be had at any price; change the roles of its nodes"
             )
+        if not self.budget.allows(price):
+            raise BudgetError(f"plan {plan.id} costs {self.budget.text(price)}, more than the budget")

@@ -6,6 +6,8 @@
 - At each choice an option counts only if the cheapest way to finish still fits: each node that lacks its first parent
   must get one, one cheapest solver may feed them all, and the last slot cannot need a parent itself. Options that
   do not fit have probability 0 and the others are renormalised.
+- What fits is judged here for one limited resource of which a plan takes the sum over its nodes; `agentgraph.many_limits`
+  judges it for all others, and for several at once.
 - One uniform number in [0, 1) decides each choice. It names an option of the full table; if that one is not allowed,
   where the number fell within the option's interval chooses among those that are, which leaves every probability as
   it should be. So the same numbers mean much the same plan whatever the budget, which `encoding` builds on.
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Draws", "Rules", "Walk", "first_choice"]
 
-_NEVER: Final = 1e300  # a price above every budget that can still be multiplied
+NEVER: Final = 1e300  # a price above every budget that can still be multiplied
 _ALMOST_ONE: Final = 1 - 2**-53
 
 
@@ -67,12 +69,20 @@ def first_choice(slot: int) -> int:
 
 
 class Rules:
-    """What roles allow and nodes cost, as tensors. A node's state is a number: (role × M + model) × N + in-degree."""
+    """What roles allow and nodes take, as tensors. A node's state is a number: (role × M + model) × N + in-degree.
 
-    def __init__(self, space: StageSpace) -> None:
-        roles, price = space.roles, torch.as_tensor(space.flops_table)
+    Parameters
+    ----------
+    space
+        The stage's graphs.
+    resource
+        What is limited.
+    """
+
+    def __init__(self, space: StageSpace, resource: str = "flops") -> None:
+        roles, price = space.roles, torch.as_tensor(space.tables[resource])
         _, m, n = price.shape
-        self.n, self.solve = n, space.cheapest
+        self.n, self.solve = n, min(getattr(price, resource) for price in space.solvers.values())
         self.needs_parent = torch.tensor([role.min_parents > 0 for role in roles])
         self.needs_model = torch.tensor([role.needs_model for role in roles])
         self.sink = torch.tensor([role.may_be_sink for role in roles])
@@ -83,19 +93,31 @@ class Rules:
             for r, role in enumerate(roles)
             if role.not_above
         ]
-        needy = self.needs_parent[:, None]
-        first = price[:, :, min(1, n - 1)] * needy
         # With its first parent, if it needs one: shapes (M, R) and, by the cheapest model, (R,).
-        self.node = (price[:, :, 0] + first).T.contiguous()
+        self.node = self.with_first_parent(price)
         self.role = self.node.min(0).values
-        # By state: the price, and what one more parent adds to it; the first parent of a needy node is paid above.
-        more = torch.zeros_like(price)
-        more[:, :, :-1] = price[:, :, 1:] - price[:, :, :-1]
-        more[:, :, 0] *= ~needy
+        # By state: the price, and what one more parent adds to it.
         self.absent = price.numel()  # state of a slot that is not there: costs nothing, takes no parent
-        self.price = torch.cat([price.flatten(), torch.zeros(n, dtype=torch.float64)])
-        self.more = torch.cat([more.flatten(), torch.full((n,), _NEVER, dtype=torch.float64)])
+        self.price = self.by_state(price, 0.0)
+        self.flops = self.by_state(torch.as_tensor(space.flops_table), 0.0)
+        self.more = self.by_state(self.more_with_a_parent(price), NEVER)
         self.start = (torch.arange(len(roles))[:, None] * m + torch.arange(m)) * n  # state without parents, (R, M)
+
+    def with_first_parent(self, table: Tensor) -> Tensor:
+        """What a node takes at first, shape (M, R), of a table of shape (R, M, N): with a parent if it needs one."""
+        first = table[:, :, min(1, self.n - 1)] * self.needs_parent[:, None]
+        return (table[:, :, 0] + first).T.contiguous()
+
+    def more_with_a_parent(self, table: Tensor) -> Tensor:
+        """What one more parent adds, shape (R, M, N); the first parent of a needy node was taken in at first."""
+        more = torch.zeros_like(table)
+        more[:, :, :-1] = table[:, :, 1:] - table[:, :, :-1]
+        more[:, :, 0] *= ~self.needs_parent[:, None]
+        return more
+
+    def by_state(self, table: Tensor, absent: float) -> Tensor:
+        """A table of shape (R, M, N) by state, and what stands for a slot that is not there."""
+        return torch.cat([table.flatten(), torch.full((self.n,), absent, dtype=torch.float64)])
 
 
 class Walk:
@@ -126,8 +148,8 @@ class Walk:
     ) -> None:
         self.rules, self.uniforms, self.mode = rules, uniforms, mode
         self.edge_logits, self.role_logits, self.model_logits = tables
-        self.k, self.n, self.solve = ceiling.shape[0], rules.n, rules.solve
-        self.slack = ceiling * (1 + 1e-9) - self.solve
+        self.k, self.n, self.solve = ceiling.shape[1], rules.n, rules.solve
+        self.slack = ceiling[0] * (1 + 1e-9) - self.solve
         self.given = None
         if given is not None:
             self.given = (given.edges.permute(1, 2, 0).contiguous(), given.roles.T, given.models.T)
@@ -150,22 +172,26 @@ class Walk:
             else:
                 there, owed = torch.ones_like(self.dead), torch.zeros_like(self.dead)
             self._draw_node(slot, there, owed)
-        price = torch.stack([self.rules.price[state] for state in self.states]).sum(0)
+        price = torch.stack([self.rules.flops[state] for state in self.states]).sum(0)
         log_prob = torch.where(self.dead, -torch.inf, self.log_prob + self._edges_log_prob())
         present = torch.stack(self.present)
         return Draws(self.edges.permute(2, 0, 1), present.T, self.roles.T, self.models.T, log_prob, price)
+
+    def spent(self) -> Tensor:
+        """What the graphs take of each limited resource, shape (L, K); after `run`."""
+        return torch.stack([self.rules.price[state] for state in self.states]).sum(0, keepdim=True)
 
     def _draw_edges(self, slot: int) -> tuple[Tensor, Tensor]:
         """Draw the edges from a slot to those before it: whether it got any, and whether it left a needy one; (K,)."""
         chance = torch.sigmoid(self.edge_logits[slot].detach()).tolist()
         has = torch.zeros_like(self.dead)
         passed = torch.zeros_like(self.dead)
-        room = self.slack  # less one more solve, for a later slot, where a needy one was passed
+        self._begin_edges(slot)
         for t in range(slot):
-            needy, more = self.needy[t], self.more[t]
+            needy = self.needy[t]
             # A needy slot must be fed here if no later slot could be: it is the last, or the rest pays no other solve.
-            must = needy if slot == self.n - 1 else needy & has & ~passed & (room < self.solve)
-            may = (room >= more) | must
+            must = needy if slot == self.n - 1 else needy & has & self._last_chance(t, passed)
+            may = self._may_feed(slot, t) | must
             if self.given is not None:
                 chosen = self.given[0][slot, t]
                 self.dead = self.dead | (chosen & ~may) | (must & ~chosen)
@@ -177,14 +203,63 @@ class Walk:
             self.taken.append(free & chosen)
             self.left.append(free & ~chosen)
             self.edges[slot, t] = chosen
-            room = torch.where(chosen, room - more, room)
-            self.states[t] = torch.where(chosen, self.states[t] + 1, self.states[t])
-            self.more[t] = self.rules.more[self.states[t]]
             self.needy[t] = needy & ~chosen
-            room = torch.where(self.needy[t] & ~passed, room - self.solve, room)
+            self._feed(slot, t, chosen, self.needy[t] & ~passed)
             has, passed = has | chosen, passed | self.needy[t]
-        self.slack = torch.where(passed, room + self.solve, room)
+        self._end_edges(slot, has, passed)
         return has, passed
+
+    # What fits: one limited resource ---------------------------------------------------------------------------------
+
+    def _begin_edges(self, slot: int) -> None:
+        del slot
+        self.room = self.slack  # less one more solve, for a later slot, where a needy one was passed
+
+    def _last_chance(self, t: int, passed: Tensor) -> Tensor:
+        """Whether needy slot t can be fed by this slot only, as no other solve is left; shape (K,)."""
+        del t
+        last: Tensor = ~passed & (self.room < self.solve)
+        return last
+
+    def _may_feed(self, slot: int, t: int) -> Tensor:
+        """Whether an edge from this slot to slot t leaves enough, shape (K,)."""
+        del slot
+        may: Tensor = self.room >= self.more[t]
+        return may
+
+    def _feed(self, slot: int, t: int, chosen: Tensor, left_needy: Tensor) -> None:
+        """Take in whether the edge to slot t was drawn, and whether that leaves the first needy slot for a later one."""
+        del slot
+        self.room = torch.where(chosen, self.room - self.more[t], self.room)
+        self.states[t] = torch.where(chosen, self.states[t] + 1, self.states[t])
+        self.more[t] = self.rules.more[self.states[t]]
+        self.room = torch.where(left_needy, self.room - self.solve, self.room)
+
+    def _end_edges(self, slot: int, has: Tensor, passed: Tensor) -> None:
+        del slot, has
+        self.slack = torch.where(passed, self.room + self.solve, self.room)
+
+    def _free(self, owed: Tensor) -> Tensor:
+        """What a node that owes no parent itself may take; the solve in ``slack`` is kept where some node owes one."""
+        return torch.where(owed, self.slack, self.slack + self.solve)
+
+    def _roles_that_fit(self, slot: int, owed: Tensor) -> Tensor:
+        """Roles that some model can play, shape (R, K)."""
+        del slot
+        rules = self.rules
+        return rules.role[:, None] <= torch.where(rules.needs_parent[:, None], self.slack, self._free(owed))
+
+    def _models_that_fit(self, role: Tensor, needy: Tensor, owed: Tensor) -> Tensor:
+        """Models that can play the drawn role, shape (M, K)."""
+        return self.rules.node[:, role] <= torch.where(needy, self.slack, self._free(owed))
+
+    def _take(self, slot: int, there: Tensor, role: Tensor, model: Tensor) -> None:
+        """Take in the node that was drawn."""
+        del slot
+        self.slack = torch.where(there, self.slack - self.rules.node[model, role], self.slack)
+        self.more.append(self.rules.more[self.states[-1]])
+
+    # -----------------------------------------------------------------------------------------------------------------
 
     def _edges_log_prob(self) -> Tensor:
         """Log-probability of all free edge choices, shape (K,)."""
@@ -196,10 +271,9 @@ class Walk:
         return yes @ torch.stack(self.taken).double() + no @ torch.stack(self.left).double()
 
     def _draw_node(self, slot: int, there: Tensor, owed: Tensor) -> None:
-        """Draw role and model; ``owed``: the solve in ``slack`` is for a parent that some node still lacks."""
+        """Draw role and model; ``owed``: a solve is kept for a parent that some node still lacks."""
         rules, given = self.rules, self.given
-        free = torch.where(owed, self.slack, self.slack + self.solve)  # for a node that owes no parent itself
-        allowed = rules.role[:, None] <= torch.where(rules.needs_parent[:, None], self.slack, free)
+        allowed = self._roles_that_fit(slot, owed)
         allowed &= (rules.sink if slot == 0 else rules.inner)[:, None]
         if slot == self.n - 1:
             allowed &= ~rules.needs_parent[:, None]
@@ -207,15 +281,14 @@ class Walk:
             allowed[r] &= ~(banned[self.roles[:slot]] & self.edges[slot, :slot]).any(0)
         role = self._choose(slot, 0, allowed, there, None if given is None else given[1][slot])
         needy = there & rules.needs_parent[role]
-        allowed = rules.node[:, role] <= torch.where(needy, self.slack, free)
+        allowed = self._models_that_fit(role, needy, owed)
         asks = there & rules.needs_model[role]
         model = self._choose(slot, 1, allowed, asks, None if given is None else given[2][slot])
         self.roles[slot], self.models[slot] = role, model
-        self.slack = torch.where(there, self.slack - rules.node[model, role], self.slack)
         self.present.append(there)
         self.needy.append(needy)
         self.states.append(torch.where(there, rules.start[role, model], rules.absent))
-        self.more.append(rules.more[self.states[slot]])
+        self._take(slot, there, role, model)
 
     def _choose(self, slot: int, which: int, allowed: Tensor, there: Tensor, given: Tensor | None) -> Tensor:
         """Choose a role (``which`` 0) or model (1) among those allowed, shape (options, K), in the rows that are there."""

@@ -59,8 +59,8 @@ class RoundSummary:
         Id of the best plan so far; empty if no plan has been marked yet.
     best_score, low, high
         Its accuracy in the search, with its interval.
-    best_units, budget_units
-        Its price and the budget.
+    price
+        Its price and the budget, such as '7.2 of 8 units'.
     plans
         Different plans tried so far.
     calls_asked, calls_made
@@ -73,8 +73,7 @@ class RoundSummary:
     best_score: float
     low: float
     high: float
-    best_units: float
-    budget_units: float
+    price: str
     plans: int
     calls_asked: int
     calls_made: int
@@ -308,10 +307,7 @@ def choose(stream: TextIO) -> Watcher:
 def _best(summary: RoundSummary) -> str:
     if not summary.best_plan:
         return "no plan yet"
-    return (
-        f"best {summary.best_score:.3f} [{summary.low:.3f}, {summary.high:.3f}] "
-        f"at {summary.best_units:.3g} of {summary.budget_units:.3g} units"
-    )
+    return f"best {summary.best_score:.3f} [{summary.low:.3f}, {summary.high:.3f}] at {summary.price}"
 
 
 def _questions(progress: Progress) -> str:

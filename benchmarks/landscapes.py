@@ -119,7 +119,7 @@ def plans(space: Space) -> Iterator[Graph]:
         for edges in _wirings(n):
             for nodes in _labels(stage, n, edges):
                 graph = Graph(nodes, edges)
-                if space.budget.allows(stage.price(graph).flops) and graph.id not in seen:
+                if space.budget.allows(stage.price(graph)) and graph.id not in seen:
                     seen.add(graph.id)
                     yield graph.canonical
 

@@ -71,7 +71,9 @@ def test_by_hand():
     pool = Pool([Model("m", 100, 2, 10)])
     space = StageSpace("answer", (Assistant(name="a"),), pool, 3, Lengths(prompt=4, output={"solve": 3}, edge=3))
     assert space.price(star(["m", "m"], "m")).flops == 17160
-    assert space.price(star(["m", "m"], "m")) == Cost(17160, 3, 4 + 4 + 10, 9)
+    assert space.price(star(["m", "m"], "m")) == Cost(
+        17160, 3, 4 + 4 + 10, 9, tts_units=pytest.approx(100 / 3e9 * (4 + 10 + 9) / 64 - 2)
+    )
 
 
 @pytest.mark.parametrize("d", range(11))
@@ -145,7 +147,7 @@ def test_costs_add():
     assert total(costs) == Cost(1.5, 3, 4, 5)
     assert total([]) == Cost()
     assert total(costs).over(2) == Cost(0.75, 1.5, 2, 2.5)
-    assert Cost.of_call(Size(100, 2, 10), Tokens(4, 3)) == Cost(3640, 1, 4, 3)
+    assert Cost.of_call(Size(100, 2, 10), Tokens(4, 3)) == Cost(3640, 1, 4, 3, tts_units=100 / 3e9 * 7 / 64)
 
 
 # ---- budgets
@@ -154,8 +156,8 @@ def test_costs_add():
 def test_budget_allows_up_to_rounding():
     budget = Budget(flops=3 * 0.1, unit=0.1)
     assert budget.units == pytest.approx(3)
-    assert budget.allows(0.1 + 0.1 + 0.1)
-    assert not budget.allows(0.3001)
+    assert budget.allows(Cost(0.1 + 0.1 + 0.1))
+    assert not budget.allows(Cost(0.3001))
 
 
 @pytest.mark.parametrize(
@@ -188,8 +190,9 @@ def test_bad_budget(value):
 
 def test_rates_price_a_call():
     model = Model("m", 100, 2, 10, usd={"prompt_token": 2.0, "output_token": 3.0}, seconds={"call": 1.0})
-    assert model.cost(Tokens(4, 3)) == Cost(3640, 1, 4, 3, 2 * 4 + 3 * 3, 1.0)
-    assert Model("m", 100).cost(Tokens(4, 3)) == Cost(2 * 100 * 7, 1, 4, 3)
+    assert model.cost(Tokens(4, 3)) == Cost(3640, 1, 4, 3, 2 * 4 + 3 * 3, 1.0, 100 / 3e9 * 7 / 64)
+    free = Model("m", 100).cost(Tokens(4, 3))
+    assert (free.flops, free.usd, free.seconds) == (2 * 100 * 7, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("rates", [{"token": 1.0}, 3, {"call": -1}, {"call": "dear"}])

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 from fakes import POOL, ROLES, Relay, Waves, backend, skilled
@@ -335,7 +336,11 @@ def test_bad_reply_is_asked_once_more_then_marked_zero(reply, kind):
     assert row[0].outcomes == {kind: 1}
     assert row[0].text == ""
     once = Cost.of_call(POOL[0].size, Tokens(reply.prompt_tokens, reply.output_tokens))
-    assert row[0].charge == once + once
+    assert replace(row[0].charge, tts_units=0.0) == replace(once + once, tts_units=0.0)
+    prompt = Cost.of_call(POOL[0].size, Tokens(reply.prompt_tokens, 0))
+    assert row[0].charge.tts_units == pytest.approx(
+        2 * once.tts_units - prompt.tts_units - 2
+    )  # one prompt, encoded once
     assert served.calls == 2
 
 

@@ -102,7 +102,7 @@ def test_warm_up_graphs_are_valid_affordable_and_differ(units, roles, lengths):
     stage = StageSpace("calc", tuple(roles), SIX, 7, lengths)
     ceiling = units * stage.cheapest * (1 + 1e-9)
     for mix in exact_spend(proxies(stage), int(units), max_nodes=7, rng=np.random.default_rng(0))[::5]:
-        graphs = warm_up_graphs(stage, mix, ["assistant"] * 6, ceiling)
+        graphs = warm_up_graphs(stage, mix, ["assistant"] * 6, lambda graph: stage.price(graph).flops <= ceiling)
         assert len({graph.id for graph in graphs}) == len(graphs)
         for graph in graphs:
             check_roles(graph, stage.by_name)
@@ -115,7 +115,7 @@ def test_warm_up_graphs_are_valid_affordable_and_differ(units, roles, lengths):
 
 def test_shapes_of_a_mix():
     stage = stage_space(8)
-    graphs = warm_up_graphs(stage, (4, 0, 0), ["greedy", "assistant", "assistant"], 40 * stage.cheapest)
+    graphs = warm_up_graphs(stage, (4, 0, 0), ["greedy", "assistant", "assistant"], lambda graph: len(graph.nodes) <= 8)
     shapes = {(graph.width, graph.depth, graph.nodes[-1].role) for graph in graphs}
     assert (4, 2, "vote") in shapes
     assert (3, 2, "fuser") in shapes

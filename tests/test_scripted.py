@@ -34,7 +34,7 @@ def test_order_is_that_of_the_calls_with_latency():
 
 def test_tokens_are_characters():
     (reply,) = replies(Scripted(lambda request: request.messages[-1][1] + "!", logprob=-0.5), ask("abc"))
-    assert reply == Reply("abc!", 3, 5, logprob=-0.5)
+    assert reply == Reply("abc!", 3, 5, logprob=-0.5, seconds=0.0)
 
 
 def test_async_function():

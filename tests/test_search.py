@@ -358,7 +358,6 @@ def test_one_model_one_node():
         ({"budget_units": 0.5}, BudgetError, r"\(0\.5 units\) buys no call"),
         ({"budget_units": -1.0}, BudgetError, "the budget must be positive"),
         ({"budget_flops": 1e9}, ConfigError, r"budget.units=6.0 with budget.flops=1000000000.0: give one"),
-        ({"budget_units": None}, ConfigError, "budget.units=None with budget.flops=None: give one"),
         ({"rounds": 0}, ConfigError, "rounds=0 must be"),
         ({"rounds": 2.5}, ConfigError, "rounds=2.5 must be a whole number"),
         ({"finalists": -3}, ConfigError, "finalists=-3 must be"),

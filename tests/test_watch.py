@@ -16,8 +16,7 @@ ROUND = RoundSummary(
     best_score=0.8421,
     low=0.78,
     high=0.8904,
-    best_units=3.0,
-    budget_units=4.0,
+    price="3 of 4 units",
     plans=24,
     calls_asked=1820,
     calls_made=637,
@@ -104,7 +103,7 @@ def test_a_long_phase_prints_every_ten_seconds(plain, clock):
 
 def test_no_plan_yet(plain):
     watcher, stream = plain
-    watcher.round_done(RoundSummary(1, 1, "", float("nan"), 0, 1, 0, 4, 1, 0, 0))
+    watcher.round_done(RoundSummary(1, 1, "", float("nan"), 0, 1, "", 1, 0, 0))
     assert "done: no plan yet, 1 plan tried, 0 of 0 calls made, 0:00:00" in stream.getvalue()
 
 

@@ -58,5 +58,10 @@ class Backend(ABC):
         del model
         return ""
 
+    def samples(self, model: str) -> int | None:
+        """How many independent replies to one question a model has at most; ``None`` where there is no end of them."""
+        del model
+        return None
+
     async def close(self) -> None:  # noqa: B027  most backends hold nothing
         """Release connections and threads; called once, on the same event loop."""

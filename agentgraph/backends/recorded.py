@@ -77,6 +77,9 @@ class Recorded(Backend):
     def fingerprint(self, model: str) -> str:
         return f"recorded {self.recording.fingerprint}/{model}"
 
+    def samples(self, model: str) -> int | None:
+        return self.recording.samples.get(model)
+
     def _order(self, key: tuple[int, int, str, str], count: int) -> Sequence[int]:
         """Order of the replies to one question in this run and replicate."""
         if key not in self._orders:

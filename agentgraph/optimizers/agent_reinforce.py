@@ -36,7 +36,7 @@ from agentgraph.forecast import INSIGHTS
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Look, Optimizer, draw_new
-from agentgraph.optimizers.mixes import Mix, exact_spend, proxies, warm_up_graphs
+from agentgraph.optimizers.mixes import Mix, affordable, warm_up_graphs
 from agentgraph.optimizers.policy import Ascent
 from agentgraph.optimizers.screen import Screen, Screened
 from agentgraph.plan import Plan
@@ -200,23 +200,16 @@ class AgentReinforce(Optimizer):
             for role in stage.roles:
                 if role.min_parents == 0 and role.may_be_sink:
                     for name in stage.pool.names:
-                        graphs = [self._cheapest(other) for other in self.space.stages]
+                        graphs = list(self.space.least_plan.stages)
                         graphs[s] = Graph((Node(role.name, name),))
                         plan = Plan(tuple(graphs))
                         if self.space.feasible(plan):
                             plans[plan.id] = plan
         return list(plans.values())
 
-    @staticmethod
-    def _cheapest(stage: StageSpace) -> Graph:
-        role = next(role for role in stage.roles if role.min_parents == 0 and role.may_be_sink)
-        return min(
-            (Graph((Node(role.name, name),)) for name in stage.pool.names), key=lambda graph: stage.price(graph).flops
-        )
-
     def _start(self, evidence: Evidence) -> tuple[str, str]:
         """Insight 1: let the agent choose mixes from what single models did; their models gain probability."""
-        mixes = self._mixes()
+        mixes = affordable(self.space, np.random.default_rng(0))
         listed = mixes_text(self.tables, mixes)
         heard = listen(
             lambda complaint: self.agent.choose(evidence, mixes, self.mixes, complaint),
@@ -242,24 +235,16 @@ class AgentReinforce(Optimizer):
         for table in self.tables.stages:
             table.model_logits += torch.log((share + 0.5) / (share + 0.5).mean())
 
-    def _mixes(self) -> list[Mix]:
-        stage = self.space.stages[0]
-        budget = int(self.space.budget.flops / stage.cheapest + 1e-9)
-        return exact_spend(proxies(stage), budget, max_nodes=stage.max_nodes, rng=np.random.default_rng(0))
-
     def _warm_up(self, rng: np.random.Generator) -> list[Plan]:
         """Shapes of the chosen mixes; a stage beside the first keeps its cheapest solve."""
-        first, rest = self.space.stages[0], [self._cheapest(stage) for stage in self.space.stages[1:]]
-        left = self.space.budget.flops - sum(
-            stage.price(graph).flops for stage, graph in zip(self.space.stages[1:], rest, strict=True)
-        )
+        first, rest = self.space.stages[0], self.space.least_plan.stages[1:]
         solver = self._best_solver(first)
         if not self.chosen:  # without insight 1, or without a usable choice
-            mixes = self._mixes()
+            mixes = affordable(self.space, rng)
             self._adopt([mixes[int(i)] for i in rng.choice(len(mixes), min(self.mixes, len(mixes)), replace=False)])
         plans: dict[str, Plan] = {}
         for mix in self.chosen:
-            for graph in warm_up_graphs(first, mix, solver, left * (1 + 1e-9)):
+            for graph in warm_up_graphs(first, mix, solver, lambda graph: self.space.feasible(Plan((graph, *rest)))):
                 plan = Plan((graph, *rest))
                 if plan.id not in self._trials:
                     plans[plan.id] = plan

@@ -1,21 +1,23 @@
 """Which multisets of models spend a budget, and the graphs they are first tried in.
 
 Source: Agent-REINFORCE (arXiv 2511.00086), its initialisation and warm-up; integer proxies as in its published code, with
-the proxy of a model computed (solve price over the cheapest, rounded) instead of listed.
+the proxy of a model computed (solve price over the cheapest, rounded) instead of listed. Proxies are of FLOPs where these
+are limited, else of the limited resource of which the budget pays the fewest solves; seconds, which do not add up, end no mix.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
+from agentgraph.budget import TTS_REFERENCE
 from agentgraph.graph import Graph, Node
-from agentgraph.space import StageSpace
+from agentgraph.space import Space, StageSpace
 
-__all__ = ["Mix", "exact_spend", "proxies", "warm_up_graphs"]
+__all__ = ["Mix", "affordable", "exact_spend", "proxies", "warm_up_graphs"]
 
 Mix = tuple[int, ...]
 """How many nodes of each model, in pool order."""
@@ -23,20 +25,56 @@ Mix = tuple[int, ...]
 MOST_MIXES: Final = 1000
 
 
-def proxies(stage: StageSpace) -> tuple[int, ...]:
-    """Integer price of a solve by each model, in units of the cheapest, >= 1."""
+def affordable(space: Space, rng: np.random.Generator) -> list[Mix]:
+    """Mixes for the first stage that spend the budget, as `exact_spend` has them."""
+    stage, limits = space.stages[0], space.budget.limits
+    solves = {
+        name: int(_limit(limits[name], name) / _least(stage, name) + 1e-9) for name in limits if _adds(stage, name)
+    }
+    most = [min(stage.max_nodes, stage.samples.get(name, stage.max_nodes)) for name in stage.pool.names]
+    if not solves:
+        return exact_spend([1] * len(most), stage.max_nodes, max_nodes=stage.max_nodes, rng=rng, most=most)
+    tightest = "flops" if "flops" in solves else min(solves, key=solves.__getitem__)
+    prices = proxies(stage, tightest)
+    return exact_spend(prices, solves[tightest], max_nodes=stage.max_nodes, rng=rng, most=most)
+
+
+def _adds(stage: StageSpace, resource: str) -> bool:
+    """Whether solves add up in a resource, and take some of it."""
+    return resource != "seconds" and max(_solves(stage, resource)) > 0
+
+
+def _limit(limit: float, resource: str) -> float:
+    return limit + TTS_REFERENCE if resource == "tts_units" else limit
+
+
+def _solves(stage: StageSpace, resource: str) -> list[float]:
+    """What a solve by each model takes."""
     solvers = [r for r, role in enumerate(stage.roles) if role.min_parents == 0]
-    prices = stage.flops_table[solvers, :, 0].min(0)
-    return tuple(max(1, round(price / prices.min())) for price in prices)
+    prices: list[float] = stage.tables[resource][solvers, :, 0].min(0).tolist()
+    return prices
 
 
-def exact_spend(prices: Sequence[int], budget: int, *, max_nodes: int, rng: np.random.Generator) -> list[Mix]:
-    """Mixes whose proxies sum to exactly ``budget``, at most ``max_nodes`` models each.
+def _least(stage: StageSpace, resource: str) -> float:
+    """What the cheapest solve takes that is not free."""
+    return min(price for price in _solves(stage, resource) if price > 0)
+
+
+def proxies(stage: StageSpace, resource: str = "flops") -> tuple[int, ...]:
+    """Integer price of a solve by each model, in units of the cheapest that is not free, >= 1."""
+    least = _least(stage, resource)
+    return tuple(max(1, round(price / least)) for price in _solves(stage, resource))
+
+
+def exact_spend(
+    prices: Sequence[int], budget: int, *, max_nodes: int, rng: np.random.Generator, most: Sequence[int] = ()
+) -> list[Mix]:
+    """Mixes whose proxies sum to exactly ``budget``, at most ``max_nodes`` models each, and ``most`` of each model.
 
     All of them up to 1,000; above that, a random 1,000. If none spends it exactly (no model costs 1), the largest sum
     below that can be spent is taken.
     """
-    counts = _Counts(prices, max_nodes)
+    counts = _Counts(prices, most or [max_nodes] * len(prices))
     for spend in range(min(budget, max(prices) * max_nodes), 0, -1):
         total = counts.of(0, spend, max_nodes)
         if total:
@@ -58,8 +96,8 @@ def _distinct(total: int, rng: np.random.Generator) -> set[int]:
 class _Counts:
     """How many mixes there are, and which is the n-th, without listing them: pools may be large."""
 
-    def __init__(self, prices: Sequence[int], max_nodes: int) -> None:
-        self.prices, self.max_nodes = prices, max_nodes
+    def __init__(self, prices: Sequence[int], most: Sequence[int]) -> None:
+        self.prices, self.most = prices, most
         self._known: dict[tuple[int, int, int], int] = {}
 
     def of(self, first: int, spend: int, nodes: int) -> int:
@@ -71,7 +109,7 @@ class _Counts:
             price = self.prices[first]
             self._known[key] = sum(
                 self.of(first + 1, spend - count * price, nodes - count)
-                for count in range(min(spend // price, nodes) + 1)
+                for count in range(min(spend // price, nodes, self.most[first]) + 1)
             )
         return self._known[key]
 
@@ -79,7 +117,7 @@ class _Counts:
         """The mix of that rank; most nodes of the first models come first."""
         result = []
         for first, price in enumerate(self.prices):
-            for count in range(min(spend // price, nodes), -1, -1):
+            for count in range(min(spend // price, nodes, self.most[first]), -1, -1):
                 below = self.of(first + 1, spend - count * price, nodes - count)
                 if rank < below:
                     break
@@ -89,15 +127,15 @@ class _Counts:
         return tuple(result)
 
 
-def warm_up_graphs(stage: StageSpace, mix: Mix, solver: Sequence[str], ceiling: float) -> list[Graph]:
-    """Graphs to try a mix in, each within ``ceiling`` FLOPs: stars, a chain, chains side by side.
+def warm_up_graphs(stage: StageSpace, mix: Mix, solver: Sequence[str], fits: Callable[[Graph], bool]) -> list[Graph]:
+    """Graphs to try a mix in, each within the budget: stars, a chain, chains side by side.
 
     Parameters
     ----------
     solver
         Name of the role in which each model of the pool solves best so far.
-    ceiling
-        FLOPs; models are left out, weakest first, until a graph fits.
+    fits
+        Whether a graph is within the budget; models are left out, weakest first, until one is.
     """
     names = [name for name, count in zip(stage.pool.names, mix, strict=True) for _ in range(count)]
     names.sort(key=lambda name: stage.pool.named(name).parameters)
@@ -107,7 +145,7 @@ def warm_up_graphs(stage: StageSpace, mix: Mix, solver: Sequence[str], ceiling: 
         kept = list(names)
         while kept:
             graph = _build(stage, shape, kept, role_of)
-            if graph is not None and len(graph.nodes) <= stage.max_nodes and stage.price(graph).flops <= ceiling:
+            if graph is not None and len(graph.nodes) <= stage.max_nodes and fits(graph):
                 graphs.setdefault(graph.id, graph)
                 break
             kept.pop(0)

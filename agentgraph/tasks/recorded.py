@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentgraph.budget import Tokens
+from agentgraph.budget import NOT_FOR_SALE, Tokens
 from agentgraph.errors import TaskError
 from agentgraph.recording import Recording
 from agentgraph.request import stable_hash
@@ -17,8 +17,6 @@ _FEWEST: Final = 8  # questions in the smallest split
 _NO_VOTES: Final = (
     "a vote compares answers, but this recorded folder has marks only; leave out votes: role=[assistant,keep]"
 )
-NOT_FOR_SALE: Final = 1e30
-"""Tokens of a call that was not recorded: its price exceeds every budget, so no such plan is ever drawn."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/search_quality.py`: worlds with known values, methods, runs, figures and tables."""

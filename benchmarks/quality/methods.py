@@ -1,0 +1,90 @@
+"""Methods by name: an entry of ``conf/optimizer``, perhaps with overrides, ``tpe+settings.n_ei_candidates=48``."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from agentgraph.config import build, load
+from agentgraph.optimizers.base import Optimizer
+from agentgraph.search import search
+
+RIVALS = ("random_search", "tpe", "tpe_tuned", "nsga2", "nsga2_tuned", "evolution", "reinforce")
+OURS = "agent_reinforce"
+SLOW = {"gp": 100}
+"""Methods that run to so many trials only, and by default in the first of the worlds only: a fit takes seconds."""
+ABLATIONS: dict[str, str] = {}
+"""Variants of ours by a short name."""
+
+_LOOP = frozenset(inspect.signature(search).parameters) - {
+    "space", "executor", "optimizer", "archive", "rounds", "seed", "began", "ended"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with all its settings.
+
+    Parameters
+    ----------
+    name
+        As on the command line.
+    optimizer
+        Settings of the optimizer, as its yaml has them, with overrides.
+    loop
+        Arguments of `agentgraph.search.search` that differ from the harness's own; ``race=true`` is a race with its defaults,
+        ``race.block=8`` one with another block.
+    """
+
+    name: str
+    optimizer: dict[str, Any]
+    loop: dict[str, Any]
+
+    @classmethod
+    def named(cls, name: str) -> Method:
+        """The method of that name.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such optimizer or key.
+        """
+        base, *overrides = ABLATIONS.get(name, name).split("+")
+        loop, rest = {}, []
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if key.partition(".")[0] in _LOOP:
+                loop[key] = OmegaConf.create(f"x: {value}").x
+            else:
+                rest.append(override if key.split(".")[0] == "agent" else f"optimizer.{override}")
+        config = load("search", [f"optimizer={base}", *rest])
+        OmegaConf.resolve(config.optimizer)
+        return cls(name, dict(OmegaConf.to_container(config.optimizer)), loop)  # type: ignore[arg-type]
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether an agent is part of it."""
+        return "agent" in self.optimizer
+
+    @property
+    def most_trials(self) -> int | None:
+        """Trials at which it is stopped whatever the budget, if any."""
+        return SLOW.get(self.name.partition("+")[0])
+
+    def loop_arguments(self) -> dict[str, Any]:
+        """The loop's arguments as objects."""
+        race = {key.partition(".")[2]: value for key, value in self.loop.items() if key.startswith("race.")}
+        others = {key: value for key, value in self.loop.items() if key.partition(".")[0] != "race"}
+        if race or self.loop.get("race"):
+            from agentgraph.race import Race
+
+            others["race"] = Race(**race)
+        return others
+
+    def build(self) -> Optimizer:
+        """The optimizer, fresh."""
+        made: Optimizer = build(OmegaConf.create(self.optimizer))
+        return made
