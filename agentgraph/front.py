@@ -118,9 +118,9 @@ class Front(Entry):
         """The front of points, at least one.
 
         A validated point leaves only for a validated one, since the numbers of the others are optimistic; one known from
-        the search alone leaves for either.
+        the search alone leaves for either. Of equal points the one with the fewest nodes stays.
         """
-        every = list(points)
+        every = sorted(points, key=lambda point: sum(len(stage.graph.nodes) for stage in point.plan.stages))
         validated = _best([point for point in every if point.validated])
         survivors = _best([*validated, *(point for point in every if not point.validated)])
         kept = [*validated, *(point for point in survivors if not point.validated)]

@@ -285,8 +285,9 @@ class _Run:
         return evaluate(self.executor, candidates, questions, replicate=replicate)
 
     def _fitting(self, validated: Sequence[Scored]) -> list[Scored]:
-        """Those whose charge is within the budget; all if that is none."""
-        return [scored for scored in validated if self.space.budget.allows(scored.charge.flops)] or list(validated)
+        """Those that have marks, and of these the ones whose charge is within the budget; all if that is none."""
+        marked = [scored for scored in validated if scored.known] or list(validated)
+        return [scored for scored in marked if self.space.budget.allows(scored.charge.flops)] or marked
 
     def _winner(self, fitting: Sequence[Scored]) -> Scored:
         def rank(scored: Scored) -> tuple[float, ...]:
@@ -309,7 +310,11 @@ class _Run:
         names = {rival.name for rival in rivals}
         for scored in validated:
             name = scored.candidate.name
-            if name in names and (name not in best or self._utility(scored) > self._utility(best[name])):
+            if (
+                scored.known
+                and name in names
+                and (name not in best or self._utility(scored) > self._utility(best[name]))
+            ):
                 best[name] = scored
         return [scored for scored in best.values() if scored is not winner]
 

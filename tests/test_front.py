@@ -119,3 +119,11 @@ def test_a_point_without_numbers(tmp_path):
         point(0, None, None)
     with pytest.raises(RunError, match="cannot read .*: No such file"):
         Front.read(tmp_path / "none.json")
+
+
+def test_of_equal_points_the_one_with_fewest_nodes_stays():
+    numbers = (0.5, Cost(1.0))
+    every = [point(i, numbers, numbers) for i in range(6)]
+    nodes = [p.plan.plan().nodes for p in every]
+    assert nodes[0] > min(nodes)
+    assert [p.plan.plan().nodes for p in Front.of(every).points] == [min(nodes)]

@@ -340,6 +340,21 @@ def test_an_exceeded_limit_is_never_best():
     assert not all(met)
 
 
+def test_plans_that_the_service_did_not_answer_are_neither_winner_nor_point_nor_row():
+    """As on recorded replies, where a call was never made: no mark is not a mark of 0, and no charge is not for free."""
+
+    def script(request):
+        if "b-" in request.model or request.sample:
+            raise BackendError("not recorded", retry=False)
+        return skilled(request)
+
+    found = run(setup(backends={"scripted": backend(script)}, failure_share=1.0, rounds=2))
+    assert any(not trial.marks for trial in found.archive.trials)
+    assert all(point.believed.charge.flops > 0 for point in found.front.points)
+    assert {node.model for p in found.front.points for g in p.plan.plan().stages for node in g.nodes} <= {"a-small", ""}
+    assert {row.name for row in found.rows} & {"self-consistency", "star + fuser"} == set()
+
+
 def test_a_limit_that_nothing_meets_is_said():
     class Notes(Watcher):
         said = ()
