@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from agentgraph.version import __version__
 
 if TYPE_CHECKING:
+    from agentgraph.api import pick as pick
     from agentgraph.api import replay as replay
     from agentgraph.api import search as search
     from agentgraph.archive import Archive as Archive
@@ -51,6 +52,7 @@ _HOME = {
     "load_models": "config",
     "load_role": "config",
     "load_task": "config",
+    "pick": "api",
     "replay": "api",
     "search": "api",
 }
@@ -73,7 +75,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Keeps `agentgraph.search` and `agentgraph.replay` the functions when the modules of that name are imported."""
+    """Keeps `agentgraph.search`, `pick` and `replay` the functions when the modules of that name are imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _HOME and isinstance(value, types.ModuleType):

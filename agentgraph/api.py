@@ -1,4 +1,4 @@
-"""What a script or notebook calls: `search` and `replay`, synchronous, with names or objects."""
+"""What a script or notebook calls: `search`, `pick` and `replay`, synchronous, with names or objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from agentgraph.backends.base import Backend
 from agentgraph.config import build_search, load, load_models, load_role, load_task, prepared
 from agentgraph.execute import Executor
 from agentgraph.model import Model, Pool
+from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer
+from agentgraph.pick import pick as pick_point
 from agentgraph.plan_file import PlanFile
 from agentgraph.replay import Replay
 from agentgraph.replay import replay as replay_plan
@@ -23,7 +25,7 @@ from agentgraph.store import ReplyStore
 from agentgraph.tasks.base import Task
 from agentgraph.watch import Watcher, choose
 
-__all__ = ["replay", "search"]
+__all__ = ["pick", "replay", "search"]
 
 
 def search(
@@ -92,6 +94,26 @@ def search(
         setup = with_changes(setup, roles=[role if isinstance(role, Role) else load_role(role) for role in roles])
     watcher = choose(sys.stderr) if watch else Watcher()
     return run(setup, folder=RunFolder(Path(folder)) if folder else None, watcher=watcher)
+
+
+def pick(run: str | Path, *, objective: Objective | None = None, **budget: float) -> PlanFile:
+    """Another plan of a finished search for another budget, without a call to a model.
+
+    Parameters
+    ----------
+    run
+        The search's folder.
+    objective
+        What is best within the budget; ``None`` takes accuracy.
+    **budget
+        Limits of a question's cost: ``units``, ``flops``, ``calls``, ``tokens``, ``usd``, ``seconds``.
+
+    Raises
+    ------
+    AgentGraphError
+        If the run is not finished, or no plan of its front fits, in one line.
+    """
+    return pick_point(Path(run), budget, objective).plan
 
 
 def replay(

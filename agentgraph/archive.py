@@ -12,6 +12,7 @@ from typing import Any
 
 from agentgraph.budget import Budget, Cost
 from agentgraph.errors import RunError
+from agentgraph.front import non_dominated
 from agentgraph.objectives.base import Objective
 from agentgraph.plan import Plan
 from agentgraph.trial import Answer, Trial
@@ -126,8 +127,8 @@ class Archive:
     def ranked(self, objective: Objective, budget: Budget) -> list[Trial]:
         """Trials within the budget in price and in charge, best first.
 
-        Few marks are trusted less: ordered by utility less one standard error, then by lower price, then by
-        fewer nodes.
+        Those that meet the objective's limits stand first. Few marks are trusted less: ordered by utility less one standard
+        error, then by lower price, then by fewer nodes.
         """
         fitting = [
             trial for trial in self.trials if trial.marks and budget.allows(trial.price) and charge_fits(trial, budget)
@@ -135,6 +136,7 @@ class Archive:
         return sorted(
             fitting,
             key=lambda trial: (
+                not objective.met(trial.charge),
                 -(objective.utility(trial) - trial.stderr),
                 trial.price.flops,
                 trial.plan.nodes,
@@ -142,14 +144,18 @@ class Archive:
             ),
         )
 
-    def front(self, budget: Budget) -> list[Trial]:
-        """Trials that no other beats in both accuracy and charge, cheapest first."""
+    def front(self, budget: Budget, *, doubt: float = 0.0) -> list[Trial]:
+        """Trials that no other beats in accuracy and in FLOPs, dollars and seconds charged, cheapest first.
+
+        Parameters
+        ----------
+        doubt
+            Standard errors to take off each accuracy first. At 0 the luckiest of many means are on the front, and hide
+            others that are better in truth: take 1 to choose what is validated, and believe what was validated.
+        """
         fitting = [trial for trial in self.trials if trial.marks and charge_fits(trial, budget)]
-        front: list[Trial] = []
-        for trial in sorted(fitting, key=lambda trial: (trial.charge.flops, -trial.accuracy, trial.number)):
-            if not front or trial.accuracy > front[-1].accuracy:
-                front.append(trial)
-        return front
+        points = [(trial.accuracy - doubt * trial.stderr, trial.charge) for trial in fitting]
+        return [fitting[index] for index in non_dominated(points)]
 
 
 def charge_fits(trial: Trial, budget: Budget) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: ``agentgraph search | replay | show | check``, with Hydra underneath."""
+"""The command line: ``agentgraph search | pick | replay | show | check``, with Hydra underneath."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ HELP: Final = f"""agentgraph {__version__}: find the collaboration graph of lang
 
   agentgraph search [key=value …]               search, test, and export the best plan
   agentgraph search run=<folder>                go on where an earlier search stopped
+  agentgraph pick run=<folder> budget.units=4   another plan of that search, for another budget
   agentgraph replay plan=best.json [key=value]  run a found plan on questions
   agentgraph show plan=best.json [out=p.svg]    draw a plan: tree, .mmd, .svg or .png
   agentgraph check [key=value …]                are the models there, and what does a solve by each cost
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def _dispatch(command: str, arguments: list[str]) -> None:
-    commands = {"search": _search, "replay": _replay, "show": _show, "check": _check}
+    commands = {"search": _search, "pick": _pick, "replay": _replay, "show": _show, "check": _check}
     if command not in commands:
         raise ConfigError(f"{command!r} is no command; there are {', '.join(commands)} (agentgraph --help)")
     from agentgraph.config import complete, conf_folder, load, prepared
@@ -175,6 +176,26 @@ def _task_and_models(choices: Mapping[str, str | None], overrides: Sequence[str]
     models = [] if choices["models"] == "embedded" else [f"models={path or choices['models']}"]
     given = [o for o in overrides if o.startswith("task.") or (o.startswith("models.") and not path)]
     return [f"task={choices['task']}", *models, *given]
+
+
+def _pick(config: DictConfig) -> None:
+    from agentgraph.config import build, read_config
+    from agentgraph.draw import tree_text
+    from agentgraph.pick import pick
+    from agentgraph.report import table
+
+    folder = Path(str(config.run)).expanduser()
+    picked = pick(folder, dict(config.budget), build(config.objective))
+    out = folder / "picked.json" if config.out is None else Path(str(config.out)).expanduser()
+    picked.plan.write(out)
+    print(f"Front of {folder}; the picked point is marked. Accuracy on validation questions.\n")
+    table(picked.rows, sys.stdout)
+    if picked.unvalidated:
+        print(f"{picked.unvalidated} more points were seen by the search only; front.json has them")
+    print(f"\nThe picked plan, by {picked.plan.found.optimizer}:\n\n{tree_text(picked.plan)}")
+    settings = folder / "config.yaml"
+    replay_with = read_config(settings).replay_with if settings.exists() else [f"task={picked.plan.task}"]
+    print(f"Replay: agentgraph replay {shlex.join([f'plan={out}', *replay_with])}")
 
 
 def _replay(config: DictConfig) -> None:

@@ -56,7 +56,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Parameters
     ----------
     name
-        'search', 'replay', 'show' or 'check'.
+        'search', 'pick', 'replay', 'show' or 'check'.
     overrides
         As on the command line, ``key=value``.
 

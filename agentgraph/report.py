@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TextIO
 
 __all__ = ["Row", "table", "table_text"]
 
-HEADERS: Final = (
-    ("plan", ""),
-    ("accuracy", "[95 %]"),
-    ("price", "units"),
-    ("charge", "units"),
-    ("difference", "to found [95 %]"),
-)
-"""Two lines above each column; a unit is one solve by the cheapest model."""
+HEADERS: Final = (("plan", ""), ("accuracy", "[95 %]"), ("price", "units"), ("charge", "units"))
+"""Two lines above each column that is always there; a unit is one solve by the cheapest model."""
 ROOMY: Final = 76
 """Characters of a terminal from which numbers need not be broken over two lines."""
 
@@ -38,6 +32,10 @@ class Row:
         What else should be known: outcomes that were no answers, over budget, ….
     found
         Whether this is the found plan.
+    amounts
+        Measured cost of one question in other resources, by their name; the columns are those of the first row.
+    utility
+        What the objective makes of it; ``None`` where that is the accuracy.
     """
 
     name: str
@@ -49,6 +47,8 @@ class Row:
     difference: tuple[float, float, float] | None = None
     note: str = ""
     found: bool = False
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    utility: float | None = None
 
 
 def table(rows: Sequence[Row], stream: TextIO, *, title: str = "") -> None:
@@ -64,7 +64,7 @@ def table(rows: Sequence[Row], stream: TextIO, *, title: str = "") -> None:
     ordered, console = _ordered(rows), Console(file=stream)
     roomy = console.width >= ROOMY
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title) if title else None, title_justify="left")
-    for column, header in enumerate(HEADERS):
+    for column, header in enumerate(_headers(ordered)):
         drawn.add_column(
             "\n".join(header), justify="right" if column else "left", no_wrap=roomy and column > 0, overflow="fold"
         )
@@ -78,7 +78,7 @@ def table(rows: Sequence[Row], stream: TextIO, *, title: str = "") -> None:
 def table_text(rows: Sequence[Row], *, title: str = "") -> str:
     """The table in aligned plain text; the found plan is marked with ``*``, notes stand below."""
     ordered = _ordered(rows)
-    lines = [*zip(*HEADERS, strict=True), *_cells(ordered)]
+    lines = [*zip(*_headers(ordered), strict=True), *_cells(ordered)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(2, tuple("-" * width for width in widths))
     text = [title] if title else []
@@ -92,15 +92,28 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: not row.found)
 
 
+def _headers(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    more = [("charge", resource) for resource in rows[0].amounts] if rows else []
+    if any(row.utility is not None for row in rows):
+        more.append(("utility", ""))
+    if any(row.difference for row in rows):
+        more.append(("difference", "to found [95 %]"))
+    return [*HEADERS, *more]
+
+
 def _cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     noted = [row for row in rows if row.note]
+    weighed = any(row.utility is not None for row in rows)
+    compared = any(row.difference for row in rows)
     return [
         (
             f"{'*' if row.found else ' '} {row.name}{f' ({noted.index(row) + 1})' if row.note else ''}",
             f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]",
             f"{row.price_units:.2f}",
             f"{row.charge_units:.2f}",
-            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row.difference) if row.difference else "",
+            *(f"{row.amounts[resource]:.3g}" for resource in rows[0].amounts),
+            *(["" if row.utility is None else f"{row.utility:.3f}"] if weighed else []),
+            *(["{:+.3f} [{:+.3f}, {:+.3f}]".format(*row.difference) if row.difference else ""] if compared else []),
         )
         for row in rows
     ]

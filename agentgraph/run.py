@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+
+import numpy as np
 
 from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
@@ -14,10 +16,11 @@ from agentgraph.budget import RESOURCES, Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor
+from agentgraph.front import Front, Measured, Point
 from agentgraph.lengths import measured
 from agentgraph.mirror import mirror
 from agentgraph.model import Pool
-from agentgraph.objectives.base import Objective
+from agentgraph.objectives.base import Objective, amount
 from agentgraph.optimizers.base import Optimizer
 from agentgraph.plan import Plan
 from agentgraph.plan_file import PlanFile
@@ -59,7 +62,7 @@ class Setup:
     rounds, plans_per_round, questions_per_round
         Size of the search.
     finalists
-        How many of the best plans are scored on validation questions.
+        How many of the best plans are scored on validation questions; as many others of the front are too.
     race
         How the plans of a round compete; ``None`` marks all of them on the same questions.
     failure_share
@@ -131,6 +134,8 @@ class Result:
         Test table: the found plan first, then the best hand-wired plan of each kind.
     archive
         Every trial.
+    front
+        Plans that no other beats in accuracy and in every cost, with what was measured of them.
     summary
         What ``summary.json`` holds.
     """
@@ -138,6 +143,7 @@ class Result:
     best: PlanFile
     rows: Sequence[Row]
     archive: Archive
+    front: Front
     summary: Mapping[str, Any] = field(repr=False)
 
 
@@ -197,10 +203,11 @@ class _Run:
             watcher.start(f"agentgraph search: {setup.task.name}", setup.rounds)
         for note in notes:
             watcher.note(note)
+        self.objective = setup.objective.with_unit(self.space.budget.unit)
         train = {question.id: question for question in setup.task.questions("train")}
         setup.optimizer.setup(
             self.space,
-            setup.objective,
+            self.objective,
             rounds=setup.rounds,
             call=executor.ask,
             look=lambda plan, ids: executor.known(plan, [train[name] for name in ids]),
@@ -234,15 +241,17 @@ class _Run:
         searched = asdict(self.executor.counts)
         finalists, rivals = self._candidates()
         validated = self._evaluate("validation", [*finalists, *rivals], VALIDATION)
-        winner = self._winner(validated)
+        fitting = self._fitting(validated)
+        winner = self._winner(fitting)
         shown = self._best_of_each_kind(validated, rivals, winner)
         tested = self._evaluate("test", [winner.candidate, *(scored.candidate for scored in shown)], TEST)
         best = self._plan_file(winner, tested[0])
         rows = self._rows(tested)
+        front = self._front(fitting, {scored.candidate.plan.id for scored in validated})
         summary = self._summary(best, rows, tested, searched)
         if self.folder:
-            self._write(self.folder, best, summary)
-        return Result(best, rows, self.archive, summary)
+            self._write(self.folder, best, front, summary)
+        return Result(best, rows, self.archive, front, summary)
 
     # The loop's events -----------------------------------------------------------------------------------------------
 
@@ -262,7 +271,7 @@ class _Run:
                 optimizer=setup.optimizer.state(),
                 extra={"seed": setup.seed},
             )
-        best = next(iter(self.archive.ranked(setup.objective, self.space.budget)), None)
+        best = next(iter(self.archive.ranked(self.objective, self.space.budget)), None)
         score, low, high = interval(list(best.marks.values())) if best else (0.0, 0.0, 1.0)
         self.watcher.round_done(
             RoundSummary(
@@ -296,42 +305,58 @@ class _Run:
     # After the search ------------------------------------------------------------------------------------------------
 
     def _candidates(self) -> tuple[list[Candidate], list[Candidate]]:
-        ranked = self.archive.ranked(self.setup.objective, self.space.budget)
-        finalists = [Candidate(FOUND, trial.plan, trial.price) for trial in ranked[: self.setup.finalists]]
+        """The best plans, with others of the front from cheap to dear for whoever has another budget; and the rivals."""
+        finalists = self.archive.ranked(self.objective, self.space.budget)[: self.setup.finalists]
+        others = [trial for trial in self.archive.front(self.space.budget, doubt=1.0) if trial not in finalists]
+        places = np.linspace(0, len(others) - 1, min(self.setup.finalists, len(others)))
+        chosen = [*finalists, *(others[round(place)] for place in places)]
         rivals = [
             Candidate(rival.kind, rival.plan, rival.price, rival.roles)
             for rival in hand_wired(self.space, self.setup.task.name)
         ]
-        return finalists, rivals
+        return [Candidate(FOUND, trial.plan, trial.price) for trial in chosen], rivals
 
     def _evaluate(self, split: str, candidates: Sequence[Candidate], replicate: int) -> list[Scored]:
         questions = self.setup.task.questions(split)
         self.watcher.phase(f"{split}: {len(candidates)} plans on {len(questions)} questions", None)
         return evaluate(self.executor, candidates, questions, replicate=replicate)
 
-    def _winner(self, validated: Sequence[Scored]) -> Scored:
-        budget = self.space.budget
-        fitting = [scored for scored in validated if budget.allows(scored.charge)] or list(validated)
+    def _fitting(self, validated: Sequence[Scored]) -> list[Scored]:
+        """Those that have marks, and of these the ones whose charge is within the budget; all if that is none."""
+        marked = [scored for scored in validated if scored.known] or list(validated)
+        return [scored for scored in marked if self.space.budget.allows(scored.charge)] or marked
 
-        def rank(scored: Scored) -> tuple[float, float, int]:
+    def _winner(self, fitting: Sequence[Scored]) -> Scored:
+        def rank(scored: Scored) -> tuple[float, ...]:
             candidate = scored.candidate
-            return scored.accuracy, -candidate.price.flops, -candidate.plan.nodes
+            return *self.objective.rank(scored.accuracy, scored.charge, candidate.price), -candidate.plan.nodes
 
-        return max(fitting, key=rank)
+        winner = max(fitting, key=rank)
+        if not self.objective.met(winner.charge):
+            self.watcher.note(f"no validated plan keeps to the objective ({self.objective}); the nearest is taken")
+        return winner
 
-    @staticmethod
-    def _best_of_each_kind(validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored) -> list[Scored]:
+    def _utility(self, scored: Scored) -> float:
+        return self.objective.value(scored.accuracy, scored.charge)
+
+    def _best_of_each_kind(
+        self, validated: Sequence[Scored], rivals: Sequence[Candidate], winner: Scored
+    ) -> list[Scored]:
         """For each kind of rival the one that does best on validation questions; their charge may exceed the budget."""
         best: dict[str, Scored] = {}
         names = {rival.name for rival in rivals}
         for scored in validated:
             name = scored.candidate.name
-            if name in names and (name not in best or scored.accuracy > best[name].accuracy):
+            if (
+                scored.known
+                and name in names
+                and (name not in best or self._utility(scored) > self._utility(best[name]))
+            ):
                 best[name] = scored
         return [scored for scored in best.values() if scored is not winner]
 
     def _rows(self, tested: Sequence[Scored]) -> list[Row]:
-        unit = self.space.budget.unit
+        unit, resources = self.space.budget.unit, self.objective.resources
         rows = []
         for i, scored in enumerate(tested):
             mean, low, high = scored.interval()
@@ -353,26 +378,21 @@ class _Run:
                     difference=difference,
                     note=f"{len(graph.nodes)} nodes: {roles}; {models}",
                     found=i == 0,
+                    amounts={key: amount(scored.charge, key, unit) for key in resources if key != "units"},
+                    utility=self._utility(scored) if resources else None,
                 )
             )
         return rows
 
-    def _score(self, split: str, scored: Scored, replicate: int) -> Score:
-        mean, low, high = scored.interval()
-        return Score(
-            split=split,  # type: ignore[arg-type]  # one of the three splits
-            accuracy=mean,
-            low=low,
-            high=high,
-            questions=max(1, len(scored.known)),
-            replicate=replicate,
-            charge_flops=scored.charge.flops,
-            charge_usd=scored.charge.usd,
-            charge_seconds=scored.charge.seconds,
-        )
-
     def _plan_file(self, winner: Scored, tested: Scored) -> PlanFile:
-        setup, candidate = self.setup, winner.candidate
+        scores = [
+            _score(split, Measured.of(scored.known or [0.0], scored.charge), replicate)
+            for split, scored, replicate in (("validation", winner, VALIDATION), ("test", tested, TEST))
+        ]
+        return self._file_of(winner.candidate, scores)
+
+    def _file_of(self, candidate: Candidate, scores: Sequence[Score]) -> PlanFile:
+        setup = self.setup
         by_hand = "" if candidate.name == FOUND else f", hand-wired {candidate.name}"
         return PlanFile.make(
             candidate.plan,
@@ -382,7 +402,7 @@ class _Run:
             models={model.name: model for model in self.space.stages[0].pool},
             budget=self.space.budget,
             price=candidate.price,
-            scores=[self._score("validation", winner, VALIDATION), self._score("test", tested, TEST)],
+            scores=scores,
             found=Found(
                 optimizer=type(setup.optimizer).__name__ + by_hand,
                 seed=setup.seed,
@@ -391,6 +411,22 @@ class _Run:
                 agentgraph=__version__,
             ),
         )
+
+    def _front(self, fitting: Sequence[Scored], validated: Collection[str]) -> Front:
+        """Of what was validated and fits, and of the archive's front as far as it was not validated."""
+        points = [self._point(scored.candidate, self.archive.of(scored.candidate.plan), scored) for scored in fitting]
+        for trial in self.archive.front(self.space.budget):
+            if trial.plan.id not in validated:
+                points.append(self._point(Candidate(FOUND, trial.plan, trial.price), trial, None))
+        return Front.of(points)
+
+    def _point(self, candidate: Candidate, trial: Trial | None, scored: Scored | None) -> Point:
+        searched = Measured.of(list(trial.marks.values()), trial.charge) if trial else None
+        validated = Measured.of(scored.known or [0.0], scored.charge) if scored else None
+        both = (("train", searched, 0), ("validation", validated, VALIDATION))
+        scores = [_score(split, seen, replicate) for split, seen, replicate in both if seen]
+        plan = self._file_of(candidate, scores)
+        return Point(plan=plan, price=candidate.price, searched=searched, validated=validated)
 
     def _summary(
         self, best: PlanFile, rows: Sequence[Row], tested: Sequence[Scored], searched: Mapping[str, Any]
@@ -402,6 +438,7 @@ class _Run:
             "rounds": self.setup.rounds,
             "plans": len(self.archive),
             "budget": best.budget.model_dump(),
+            "objective": str(self.objective),
             "best": best.plan().id,
             "test": [asdict(row) for row in rows],
             "outcomes": {row.name: dict(scored.outcomes) for row, scored in zip(rows, tested, strict=True)},
@@ -418,19 +455,22 @@ class _Run:
             "seconds": round(time.monotonic() - self.began, 1),
         }
 
-    def _write(self, folder: RunFolder, best: PlanFile, summary: Mapping[str, Any]) -> None:
+    def _write(self, folder: RunFolder, best: PlanFile, front: Front, summary: Mapping[str, Any]) -> None:
         best.write(folder.best)
-        front = [
-            {
-                "plan": trial.plan.compact(),
-                "accuracy": trial.accuracy,
-                "stderr": trial.stderr,
-                "questions": len(trial.marks),
-                "price_units": trial.price.flops / self.space.budget.unit,
-                "charge_units": trial.charge.flops / self.space.budget.unit,
-            }
-            for trial in self.archive.front(self.space.budget)
-        ]
-        folder.write_json(folder.front, front)
+        front.write(folder.front)
         folder.write_json(folder.summary, summary)
-        mirror(self.archive, self.setup.objective, folder.study, self.setup.task.name)
+        mirror(self.archive, self.objective, folder.study, self.setup.task.name)
+
+
+def _score(split: str, seen: Measured, replicate: int) -> Score:
+    return Score(
+        split=split,  # type: ignore[arg-type]  # one of the three splits
+        accuracy=seen.accuracy,
+        low=seen.low,
+        high=seen.high,
+        questions=seen.questions,
+        replicate=replicate,
+        charge_flops=seen.charge.flops,
+        charge_usd=seen.charge.usd,
+        charge_seconds=seen.charge.seconds,
+    )

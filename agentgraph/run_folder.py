@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def front(self) -> Path:
-        """Plans that no other beats in both accuracy and charge."""
+        """Plans that no other beats in accuracy and in every cost."""
         return self.path / "front.json"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,14 @@ import numpy as np
 from agentgraph.budget import Cost
 from agentgraph.plan import Plan
 
-__all__ = ["Answer", "Trial"]
+__all__ = ["Answer", "Trial", "stderr"]
+
+
+def stderr(marks: Sequence[float]) -> float:
+    """Standard error of the mean of marks with half a success and half a failure added, so that it is never 0."""
+    n = len(marks)
+    mean = (sum(marks) + 0.5) / (n + 1)
+    return float(np.sqrt(mean * (1 - mean) / (n + 1)))
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,8 @@ class Trial:
 
     @property
     def stderr(self) -> float:
-        """Standard error of the accuracy with half a success and half a failure added, so that it is never 0."""
-        n = len(self.marks)
-        mean = (sum(self.marks.values()) + 0.5) / (n + 1)
-        return float(np.sqrt(mean * (1 - mean) / (n + 1)))
+        """Standard error of the accuracy, never 0."""
+        return stderr(list(self.marks.values()))
 
     @property
     def charge(self) -> Cost:

@@ -1,6 +1,7 @@
 """The archive: the file and the memory say the same, a round that did not end leaves nothing, the best are first."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,21 +161,23 @@ def test_front_has_no_dominated_point(seed):
     archive = Archive()
     entries = {}
     for i in range(30):
-        right, charge = int(rng.integers(0, 11)), float(rng.integers(1, 130))
-        entry = trial_of(1000 + i, [1.0] * right + [0.0] * (10 - right), price=charge)
-        entries[entry[0].id] = entry
+        right, charge, usd, seconds = rng.integers((0, 1, 1, 1), (11, 130, 4, 4)).tolist()
+        plan, price, marked = trial_of(1000 + i, [1.0] * right + [0.0] * (10 - right), price=charge)
+        paid = [replace(answer, charge=Cost(float(charge), usd=usd, seconds=seconds)) for answer in marked]
+        entries[plan.id] = (plan, price, paid)
     archive.add_round(0, list(entries.values()))
     front = archive.front(BUDGET)
     fitting = [trial for trial in archive.trials if trial.charge.flops <= 100]
 
+    def numbers(trial):
+        return np.array([-trial.accuracy, trial.charge.flops, trial.charge.usd, trial.charge.seconds])
+
     def beats(a, b):
-        return (a.accuracy >= b.accuracy and a.charge.flops <= b.charge.flops) and (
-            a.accuracy > b.accuracy or a.charge.flops < b.charge.flops
-        )
+        return (numbers(a) <= numbers(b)).all() and (numbers(a) < numbers(b)).any()
 
     assert not any(beats(a, b) for a in front for b in front)
     for trial in fitting:
         on_front = any(trial is other for other in front)
-        equal = any(t.accuracy == trial.accuracy and t.charge.flops == trial.charge.flops for t in front)
+        equal = any((numbers(t) == numbers(trial)).all() for t in front)
         assert on_front or equal or any(beats(other, trial) for other in front)
     assert [t.charge.flops for t in front] == sorted(t.charge.flops for t in front)

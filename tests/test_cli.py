@@ -11,6 +11,7 @@ from generators import random_plan_file
 from servers.loopback import chat
 
 from agentgraph.cli import main
+from agentgraph.plan_file import PlanFile
 from agentgraph.tasks import calc
 
 SMALL = ["rounds=2", "plans_per_round=2", "questions_per_round=4", "max_nodes=3", "budget.units=3", "finalists=2"]
@@ -164,6 +165,30 @@ def test_search_show_replay_and_go_on(run, fails, pool, place, loopback):
     )
 
 
+def test_pick(run, fails, pool, place, loopback):
+    kept = place / "kept"
+    assert run("search", f"models={pool}", *SMALL, *SIZES, f"hydra.run.dir={kept}")[0] == 0
+    calls = len(loopback.chats)
+    names = {path.name for path in kept.iterdir()}
+    status, out, err = run("pick", f"run={kept}", "budget.units=1.5")
+    assert status == 0, err
+    assert len(loopback.chats) == calls
+    assert {path.name for path in kept.iterdir()} - names == {"picked.json"}
+    picked = PlanFile.read(kept / "picked.json")
+    assert picked.price.units <= 1.5 == picked.budget.units
+    assert re.search(rf"^\* {picked.plan().id}", out, flags=re.MULTILINE)
+    assert run("show", f"plan={kept}/picked.json")[0] == 0
+    assert run(*shlex.split(re.search(r"Replay: agentgraph (replay .*)", out)[1]))[0] == 0
+    calls = len(loopback.chats)
+    assert run("pick", f"run={kept}", f"out={place}/p.json")[0] == 0  # without a budget: what validation chose
+    unlimited, best = PlanFile.read(place / "p.json"), PlanFile.read(kept / "best.json")
+    assert [s.accuracy for p in (unlimited, best) for s in p.scores if s.split == "validation"] == [
+        best.scores[0].accuracy
+    ] * 2
+    fails("pick", f"run={kept}", "budget.units=0.5", shows=r"fits budget.units=0.5: the cheapest costs 1 units; allow")
+    assert len(loopback.chats) == calls
+
+
 def test_check(run, pool, loopback):
     status, out, _ = run("check", f"models={pool}", "task=calc")
     assert status == 0
@@ -192,7 +217,7 @@ def test_help(run, arguments):
     assert "agentgraph" in out
 
 
-@pytest.mark.parametrize("command", ["search", "replay", "show", "check"])
+@pytest.mark.parametrize("command", ["search", "pick", "replay", "show", "check"])
 @pytest.mark.usefixtures("place")
 def test_help_of_each_command(run, command):
     status, out, err = run(command, "--help")
@@ -217,7 +242,7 @@ def test_all_settings_are_shown(run, place):
 @pytest.mark.parametrize(
     ("arguments", "shows"),
     [
-        (["serach"], "'serach' is no command; there are search, replay, show, check"),
+        (["serach"], "'serach' is no command; there are search, pick, replay, show, check"),
         (["search", "task=chess"], "task=chess is unknown; there are calc, .*recall"),
         (["search", "optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, "),
         (["search", "models=gpt"], "models=gpt is unknown; there are embedded, "),
@@ -226,6 +251,11 @@ def test_all_settings_are_shown(run, place):
         (["search", "rouds=3"], "the key 'rouds' is unknown; see 'agentgraph search --help'"),
         (["search", "models=none.yaml"], "cannot read the model pool .*none.yaml: No such file"),
         (["search", "run=nowhere"], "run=nowhere is no run folder: it has no config.yaml"),
+        (["pick"], "run=… must be given"),
+        (["pick", "run=nowhere"], "run=nowhere is no run folder"),
+        (["pick", "run=.", "budget.unit=3"], "the key 'budget.unit' is unknown; see 'agentgraph pick --help'"),
+        (["pick", "run=.", "objective=speed"], "objective=speed is unknown; there are accuracy, constrained, weighted"),
+        (["pick", "run=."], "run=. is not finished: it has no front.json; go on with: agentgraph search run=."),
         (["replay"], "plan"),
         (["show"], "plan"),
         (["show", "plan=none.json"], "none.json"),

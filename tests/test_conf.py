@@ -104,7 +104,7 @@ def test_every_pool_builds(option, pool_file, questions):
     assert {model.backend for model in pool} <= set(backends)
 
 
-@pytest.mark.parametrize("command", ["search", "replay", "show", "check"])
+@pytest.mark.parametrize("command", ["search", "pick", "replay", "show", "check"])
 def test_every_command_composes(command):
     config = load(command)
     assert "hydra" not in config

@@ -26,6 +26,7 @@ NAMES = [
     "load_models",
     "load_role",
     "load_task",
+    "pick",
     "replay",
     "search",
 ]
@@ -79,4 +80,12 @@ def test_show_is_light(tmp_path):
 
     random_plan_file(0).write(tmp_path / "plan.json")
     statement = f"sys.argv[1:] = ['show', 'plan={tmp_path}/plan.json']; from agentgraph.cli import main; main()"
+    assert loaded(statement) & {"torch", "openai", "optuna"} == set()
+
+
+def test_pick_needs_no_models(tmp_path):
+    from test_pick import random_front
+
+    random_front(0).write(tmp_path / "front.json")
+    statement = f"sys.argv[1:] = ['pick', 'run={tmp_path}']; from agentgraph.cli import main; main()"
     assert loaded(statement) & {"torch", "openai", "optuna"} == set()

@@ -34,6 +34,20 @@ def test_columns_are_aligned():
     assert len(set(map(len, lines))) == 1
 
 
+def test_columns_of_an_objective():
+    rows = [
+        Row("slow", 0.8, 0.7, 0.9, 3.0, 3.2, amounts={"seconds": 1.5}, utility=0.65, found=True),
+        Row("quick", 0.7, 0.6, 0.8, 1.0, 1.0, amounts={"seconds": 0.0123}, utility=0.699),
+    ]
+    assert table_text(rows).splitlines() == [
+        "plan                 accuracy  price  charge   charge  utility",
+        "                       [95 %]  units   units  seconds",
+        "-------  --------------------  -----  ------  -------  -------",
+        "* slow   0.800 [0.700, 0.900]   3.00    3.20      1.5    0.650",
+        "  quick  0.700 [0.600, 0.800]   1.00    1.00   0.0123    0.699",
+    ]
+
+
 def test_table_without_rows():
     assert table_text([]).startswith("plan")
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,26 @@ from fakes import FEW, POOL, ROLES, Logged, Relay, backend, optimizer, setup, sk
 
 from agentgraph.archive import Archive
 from agentgraph.backends.scripted import Scripted
-from agentgraph.budget import Budget
+from agentgraph.budget import Budget, Rates
 from agentgraph.errors import BackendError, BudgetError, ConfigError
 from agentgraph.evaluate import Candidate, evaluate
 from agentgraph.execute import Executor
+from agentgraph.front import Front
 from agentgraph.model import Model, Pool
 from agentgraph.objectives.accuracy import Accuracy
+from agentgraph.objectives.constrained import Constrained
+from agentgraph.objectives.weighted import Weighted
 from agentgraph.optimizers.random_search import RandomSearch
 from agentgraph.plan_file import PlanFile
 from agentgraph.replay import replay
+from agentgraph.report import table_text
 from agentgraph.run import Setup, run
 from agentgraph.run_folder import RunFolder
 from agentgraph.search import search
 from agentgraph.space import Space, StageSpace
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.calc import Calc
+from agentgraph.watch import Watcher
 
 HERE = Path(__file__).parent
 CHILD = """
@@ -273,6 +279,95 @@ def test_winner_is_chosen_on_validation_questions(copy):
     assert plan.plan().id in scored or "hand-wired" in plan.found.optimizer
     ranked = sorted(trials, key=lambda t: (-(t.accuracy - t.stderr), t.price.flops, t.number))
     assert validation.accuracy >= max(scored[t.plan.id].accuracy for t in ranked[: settings.finalists])
+
+
+def test_front_holds_what_was_validated_with_both_scores(copy):
+    front, best = Front.read(copy / "front.json"), PlanFile.read(copy / "best.json")
+    state = json.loads((copy / "state.json").read_text())
+    archive = Archive(copy / "trials.jsonl", keep=state["archive_size"])
+    for point in front.points:
+        trial = archive.of(point.plan.plan())
+        assert (trial is None) == (point.searched is None)
+        if trial:
+            assert (point.searched.accuracy, point.searched.stderr) == (trial.accuracy, trial.stderr)
+            assert point.searched.questions == len(trial.marks)
+            assert point.searched.charge == trial.charge
+            assert point.price == trial.price
+    validated = [point for point in front.points if point.validated]
+    assert max(point.validated.accuracy for point in validated) == best.scores[0].accuracy
+    with closing(ReplyStore(copy / "replies.jsonl")) as store, executor(store, nobody) as running:
+        for point in validated:
+            found = replay(point.plan, running, split="validation", replicate=1)
+            assert found.scored.accuracy == point.validated.accuracy
+            assert found.scored.charge == point.validated.charge
+    assert len(front.points) > 3
+
+
+def with_seconds(pool):
+    """Models that take longer the larger they are."""
+    return Pool([replace(model, seconds=Rates(call=model.parameters / 1e5)) for model in pool])
+
+
+def test_the_objective_chooses_the_winner_and_the_table_shows_it():
+    objective = Weighted(seconds=1.0)
+    slow_b = Pool([replace(model, seconds=Rates(call=0.1 if model.name[0] == "a" else 1.0)) for model in FEW])
+    found = run(setup(pool=slow_b, objective=objective))
+    validated = [point for point in found.front.points if point.validated]
+    utilities = [objective.value(point.validated.accuracy, point.validated.charge) for point in validated]
+    best = validated[utilities.index(max(utilities))]
+    assert found.best.plan() == best.plan.plan()
+    assert max(point.validated.accuracy for point in validated) > best.validated.accuracy
+    assert found.summary["objective"] == "accuracy - 1·seconds"
+    first = found.rows[0]
+    assert list(first.amounts) == ["seconds"]
+    assert first.utility == pytest.approx(first.accuracy - first.amounts["seconds"])
+    assert "utility" in table_text(found.rows)
+    plain = run(setup(pool=slow_b))
+    assert (plain.rows[0].amounts, plain.rows[0].utility) == ({}, None)
+    assert "seconds" not in table_text(plain.rows)
+
+
+def test_an_exceeded_limit_is_never_best():
+    pool = with_seconds(FEW)
+    fastest = min(model.seconds.call for model in pool)
+    found = run(setup(pool=pool, objective=Constrained(seconds=fastest * 1.5)))
+    assert found.rows[0].amounts["seconds"] == pytest.approx(fastest)
+    free = run(setup(pool=pool))
+    assert max(point.believed.charge.seconds for point in free.front.points) > 2 * fastest
+    ranked = found.archive.ranked(Constrained(seconds=fastest * 1.5), Budget(found.best.budget.flops, 1.0))
+    met = [trial.charge.seconds <= fastest * 1.5 for trial in ranked]
+    assert met == sorted(met, reverse=True)
+    assert not all(met)
+
+
+def test_plans_that_the_service_did_not_answer_are_neither_winner_nor_point_nor_row():
+    """As on recorded replies, where a call was never made: no mark is not a mark of 0, and no charge is not for free."""
+
+    def script(request):
+        if "b-" in request.model or request.sample:
+            raise BackendError("not recorded", retry=False)
+        return skilled(request)
+
+    found = run(setup(backends={"scripted": backend(script)}, failure_share=1.0, rounds=2))
+    assert any(not trial.marks for trial in found.archive.trials)
+    assert all(point.believed.charge.flops > 0 for point in found.front.points)
+    assert {node.model for p in found.front.points for g in p.plan.plan().stages for node in g.nodes} <= {"a-small", ""}
+    assert {row.name for row in found.rows} & {"self-consistency", "star + fuser"} == set()
+
+
+def test_a_limit_that_nothing_meets_is_said():
+    class Notes(Watcher):
+        said = ()
+
+        def note(self, text):
+            self.said += (text,)
+
+    watcher = Notes()
+    run(setup(pool=with_seconds(FEW), objective=Constrained(seconds=1e-6), rounds=1), watcher=watcher)
+    assert (
+        "no validated plan keeps to the objective (accuracy, at most 1e-06 seconds); the nearest is taken"
+        in watcher.said
+    )
 
 
 def test_spending_is_reported(whole):
