@@ -35,7 +35,7 @@ def mixes(prices, budget, *, max_nodes=100, seed=0):
         (SEVEN_HUMAN_EVAL, 12, 70),
     ],
 )
-def test_published_counts(prices, budget, count):
+def test_published_counts_at_integer_costs(prices, budget, count):
     found = mixes(prices, budget)
     assert len(found) == len(set(found)) == count
     assert {sum(c * p for c, p in zip(mix, prices, strict=True)) for mix in found} == {budget}
