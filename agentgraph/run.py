@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
-from agentgraph.budget import RESOURCES, Budget, is_number
+from agentgraph.budget import RESOURCES, Budget, Cost, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor, Job
@@ -175,6 +175,11 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
             store.close()
 
 
+def _beside_units(budget: Budget, charge: Cost) -> str:
+    """The charge in what is limited, for a note, where the table's units do not say it."""
+    return "" if set(budget.limits) <= {"flops"} else f"; charge {budget.text(charge)}"
+
+
 class _Run:
     """One run in progress."""
 
@@ -314,7 +319,7 @@ class _Run:
         return [scored for scored in best.values() if scored is not winner]
 
     def _rows(self, tested: Sequence[Scored]) -> list[Row]:
-        unit = self.space.budget.unit
+        budget, unit = self.space.budget, self.space.budget.unit
         rows = []
         for i, scored in enumerate(tested):
             mean, low, high = scored.interval()
@@ -334,7 +339,7 @@ class _Run:
                     price_units=scored.candidate.price.flops / unit,
                     charge_units=scored.charge.flops / unit,
                     difference=difference,
-                    note=f"{len(graph.nodes)} nodes: {roles}; {models}",
+                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{_beside_units(budget, scored.charge)}",
                     found=i == 0,
                 )
             )
