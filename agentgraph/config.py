@@ -229,6 +229,7 @@ def build_search(config: DictConfig) -> Setup:
         roles=[build(role) for role in config.role.values()],
         optimizer=build(config.optimizer),
         objective=build(config.objective),
+        race=build(config.race),
         **{f"budget_{name}": value for name, value in config.budget.items()},
         **{key: config[key] for key in ("max_nodes", "rounds", "plans_per_round", "questions_per_round")},
         **{key: config[key] for key in ("finalists", "failure_share", "seed")},

@@ -47,7 +47,7 @@ class Forecast:
     def __init__(self, space: Space, insights: Collection[int] = INSIGHTS) -> None:
         self.space, self.insights = space, frozenset(insights)
         self._features: dict[str, Values] = {}
-        sizes = [_SHAPE + 2 + (1 in self.insights) * 2 * (len(s.pool) + len(s.roles)) for s in space.stages]
+        sizes = [_SHAPE + 3 + (1 in self.insights) * (1 + 2 * (len(s.pool) + len(s.roles))) for s in space.stages]
         starts = np.cumsum([0, *sizes[:-1]])
         place = np.concatenate([np.arange(size) for size in sizes])
         # Columns of depth, of width, and all others.
@@ -101,8 +101,11 @@ class Forecast:
         """Features of a graph: depth and width first, then counts."""
         sink = graph.nodes[-1]
         shape = [np.log2(graph.depth), np.log2(graph.width)] if 2 in self.insights else [0.0, 0.0]
-        counts = [np.log2(1 + len(graph.nodes)), np.log2(1 + len(graph.parents[-1]))]
+        counts = [np.log2(1 + len(graph.nodes)), np.log2(1 + len(graph.parents[-1])), np.log2(1 + len(graph.edges))]
         if 1 in self.insights:
+            models = [node.model for node in graph.nodes]
+            mixed = sum(models[i] != models[j] for i, j in graph.edges if models[i] and models[j])
+            counts.append(np.log2(1 + mixed))  # messages from one model to another
             counts += [np.log2(1 + sum(n.model == name for n in graph.nodes)) for name in stage.pool.names]
             counts += [float(sink.model == name) / 2 for name in stage.pool.names]
             for role in stage.by_name:

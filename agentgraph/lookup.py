@@ -64,8 +64,10 @@ class Lookup:
         self.looked = 0
         self._made: set[str] = set()  # keys of the requests that count
         self._learning = False
+        self._wanted = ""
         self._numbers: dict[tuple[object, ...], int] = {}  # of nodes with all that stands above them
         self._messages: dict[tuple[int, str], Message] = {}  # by such a number and the text of the question
+        self._missing: dict[tuple[int, str], str] = {}  # key of the request that a message waits for
 
     def learn(self, plan: Plan, questions: Sequence[Question]) -> None:
         """Take note that a plan answered questions: from now on its calls count as made."""
@@ -126,12 +128,20 @@ class Lookup:
             if message is None:
                 above = [messages[p] for p in graph.parents[i]]
                 parents = [parent for parent in above if parent is not None]
-                message, new = self._node(nodes[i], parents, len(parents) == len(above), forms[i], text)
+                if len(parents) == len(above) and self._still_missing((number, text)):
+                    message, new = None, len(forms[i])
+                else:
+                    message, new = self._node(nodes[i], parents, len(parents) == len(above), forms[i], text)
+                    if new and len(parents) == len(above):
+                        self._missing[number, text] = self._wanted
                 missing += new
                 if message is not None:
                     self._messages[number, text] = message
             messages.append(message)
         return messages[-1], missing
+
+    def _still_missing(self, place: tuple[int, str]) -> bool:
+        return not self._learning and place in self._missing and self._missing[place] not in self._made
 
     @staticmethod
     def _node(
@@ -155,6 +165,7 @@ class Lookup:
         del model
         stored = self.store.get(request.key)
         if stored is None or not (self._learning or request.key in self._made):
+            self._wanted = request.key
             raise _NewCallError
         self._made.add(request.key)
         return stored

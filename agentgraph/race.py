@@ -43,7 +43,7 @@ class Race:
         A plan stops if the chance of such marks, were it no worse than the leader, is below this, in (0, 0.5).
     """
 
-    block: int = 16
+    block: int = 8
     doubt: float = 0.1
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
-from agentgraph.budget import RESOURCES, Budget, is_number
+from agentgraph.budget import RESOURCES, Budget, Cost, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor
@@ -187,6 +187,11 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
             store.close()
 
 
+def _beside_units(budget: Budget, charge: Cost) -> str:
+    """The charge in what is limited, for a note, where the table's units do not say it."""
+    return "" if set(budget.limits) <= {"flops"} else f"; charge {budget.text(charge)}"
+
+
 class _Run:
     """One run in progress."""
 
@@ -356,7 +361,7 @@ class _Run:
         return [scored for scored in best.values() if scored is not winner]
 
     def _rows(self, tested: Sequence[Scored]) -> list[Row]:
-        unit, resources = self.space.budget.unit, self.objective.resources
+        budget, unit, resources = self.space.budget, self.space.budget.unit, self.objective.resources
         rows = []
         for i, scored in enumerate(tested):
             mean, low, high = scored.interval()
@@ -376,7 +381,7 @@ class _Run:
                     price_units=scored.candidate.price.flops / unit,
                     charge_units=scored.charge.flops / unit,
                     difference=difference,
-                    note=f"{len(graph.nodes)} nodes: {roles}; {models}",
+                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{_beside_units(budget, scored.charge)}",
                     found=i == 0,
                     amounts={key: amount(scored.charge, key, unit) for key in resources if key != "units"},
                     utility=self._utility(scored) if resources else None,

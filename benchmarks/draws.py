@@ -1,7 +1,9 @@
 """How many plans a second can be drawn, each with its log-probability, valid and within the budget?
 
-Space: the embedded pool, every role of conf/role, a budget of 16 units, on one core. Every draw is checked, outside the
-timing: acyclic, no useless node, role rules, price, and its log-probability taken again. Beside it a plain Python
+Space: the embedded pool, every role of conf/role, a budget of 16 units, on one core; then the same under other limits and
+several at once (dollars and seconds by rates that are made up: half the pool is cheap and slow, half dear and fast). Every
+draw is checked, outside the timing: acyclic, no useless node, role rules, price, every limit, and its log-probability taken
+again. Beside it a plain Python
 sampler of the kind GPTSwarm uses: edges one by one with a depth-first search against cycles, then models and roles;
 what breaks a rule or the budget is thrown away and drawn again; it keeps no log-probability.
 
@@ -14,14 +16,16 @@ import argparse
 import os
 import random
 import time
+from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from agentgraph.budget import Budget
+from agentgraph.budget import TTS_REFERENCE, Budget, Rates
 from agentgraph.config import load_models, load_role, load_task, options
 from agentgraph.distribution import Distribution
+from agentgraph.model import Model, Pool
 from agentgraph.space import Space, StageSpace
 from agentgraph.walk import Draws
 
@@ -29,12 +33,34 @@ UNITS = 16
 EDGE_PROBABILITY = 0.1192  # of an untrained table, papers' code
 
 
-def make_space(nodes: int) -> Space:
-    """The embedded pool with every role."""
-    pool, _ = load_models("embedded")
+LIMITS = {
+    "units": {"flops": UNITS},
+    "usd": {"usd": UNITS},
+    "units, usd": {"flops": UNITS, "usd": UNITS},
+    "units, usd, seconds": {"flops": UNITS, "usd": UNITS, "seconds": 3},
+    "seconds": {"seconds": 3},
+    "tts_units": {"tts_units": UNITS},
+    "units, 2 samples each": {"flops": UNITS},
+}
+"""What is limited, in times of what the cheapest solve takes of it."""
+
+
+def make_space(nodes: int, limits: str = "units") -> Space:
+    """The embedded pool with every role, under some of `LIMITS`."""
+    pool = Pool([_rated(model, fast=m % 2 == 1) for m, model in enumerate(load_models("embedded")[0])])
     stage = load_task("calc").stages[0]
-    made = StageSpace(stage.name, tuple(map(load_role, options("role"))), pool, nodes, stage.lengths)
-    return Space((made,), Budget(UNITS * made.cheapest, made.cheapest))
+    samples = dict.fromkeys(pool.names, 2) if "samples" in limits else {}
+    made = StageSpace(stage.name, tuple(map(load_role, options("role"))), pool, nodes, stage.lengths, samples)
+    budget = {}
+    for name, times in LIMITS[limits].items():
+        given = TTS_REFERENCE if name == "tts_units" else 0.0  # to every stage: what a solve takes is beside it
+        budget[name] = times * (min(getattr(price, name) for price in made.solvers.values()) + given)
+    return Space((made,), Budget(unit=made.cheapest, **budget))
+
+
+def _rated(model: Model, *, fast: bool) -> Model:
+    usd, seconds = model.parameters * (3.0 if fast else 1.0), model.parameters**0.5 * (0.2 if fast else 1.0)
+    return replace(model, usd=Rates(0.0, usd, 4 * usd), seconds=Rates(10.0, 0.01 * seconds, seconds))
 
 
 def _require(holds: object, otherwise: str) -> None:
@@ -44,7 +70,7 @@ def _require(holds: object, otherwise: str) -> None:
 
 def check(distribution: Distribution, draws: Draws) -> None:
     """Stop if a draw breaks a rule or the budget, or is priced or accounted for wrongly; shares no code with drawing."""
-    stage, budget = distribution.space.stages[0], distribution.space.budget.flops
+    stage, budget = distribution.space.stages[0], distribution.space.budget
     edges, present = draws.edges, draws.present
     _require(not edges.triu().any(), "an edge that does not lead to a lower slot")
     _require((edges <= (present[:, :, None] & present[:, None, :])).all(), "an edge of a slot that is not there")
@@ -64,10 +90,33 @@ def check(distribution: Distribution, draws: Draws) -> None:
             )
     total = (price[draws.roles, draws.models, degree] * present).sum(1)
     _require(torch.allclose(total, draws.price, rtol=1e-9), "wrong price")
-    _require((total <= budget * (1 + 1e-9)).all(), "over budget")
+    for name, limit in budget.limits.items():
+        _require((_taken(stage, name, draws) <= limit * (1 + 1e-9)).all(), f"over the budget of {name}")
+    for m, model in enumerate(stage.pool):
+        solves = torch.as_tensor(stage.solve_table)[draws.roles, degree] * present * (draws.models == m)
+        _require(
+            (solves.sum(1) <= stage.samples.get(model.name, stage.max_nodes)).all(), f"{model.name} asked too often"
+        )
     _require(torch.allclose(distribution.log_prob([draws]), draws.log_prob, atol=1e-9), "wrong log-probability")
     for row in range(20):
         distribution.space.check(distribution.plan([draws], row))
+
+
+def _taken(stage: StageSpace, name: str, draws: Draws) -> torch.Tensor:
+    """What graphs take of a resource, shape (K,)."""
+    degree = draws.edges.sum(1)
+    each = torch.as_tensor(stage.tables[name])[draws.roles, draws.models, degree] * draws.present
+    if name == "seconds":
+        for slot in range(stage.max_nodes):  # from the start of each slot to the end
+            each[:, slot] += (each * draws.edges[:, slot]).amax(1)
+        return each.amax(1)
+    total = each.sum(1)
+    if name == "tts_units":
+        solves = torch.as_tensor(stage.solve_table)[draws.roles, degree] * draws.present
+        for m, prompt in enumerate(stage.prompts):
+            total = total - ((solves * (draws.models == m)).sum(1) - 1).clamp_min(0) * prompt
+        total = total - TTS_REFERENCE
+    return total
 
 
 def batched(space: Space, batch: int, seconds: float) -> tuple[float, int]:
@@ -168,14 +217,18 @@ def main() -> None:
     torch.set_num_threads(1)
     stage = make_space(4).stages[0]
     print(f"{len(stage.pool)} models, {len(stage.roles)} roles, {UNITS} units, batches of {args.batch}, one thread")
-    print(f"{'nodes':>5} {'draws/s':>9} {'µs each':>8} {'checked':>9}   {'plain/s':>8} {'tries each':>10} {'ratio':>7}")
+    print(
+        f"{'nodes':>5} {'limits':<21} {'draws/s':>9} {'µs each':>8} {'checked':>9}   {'plain/s':>8} {'tries each':>10} {'ratio':>7}"
+    )
     for nodes in args.nodes:
-        space = make_space(nodes)
-        rate, checked = batched(space, args.batch, args.seconds)
-        slow, tries = plain(space, args.seconds)
-        print(
-            f"{nodes:>5} {rate:>9,.0f} {1e6 / rate:>8.2f} {checked:>9,}   {slow:>8,.0f} {tries:>10.1f} {rate / slow:>6.0f}×"
-        )
+        for limits in LIMITS:
+            space = make_space(nodes, limits)
+            rate, checked = batched(space, args.batch, args.seconds)
+            beside = ""
+            if limits == "units":
+                slow, tries = plain(space, args.seconds)
+                beside = f"   {slow:>8,.0f} {tries:>10.1f} {rate / slow:>6.0f}×"
+            print(f"{nodes:>5} {limits:<21} {rate:>9,.0f} {1e6 / rate:>8.2f} {checked:>9,}{beside}")
 
 
 if __name__ == "__main__":

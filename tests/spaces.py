@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import torch
 
-from agentgraph.budget import Budget
+from agentgraph.budget import TTS_REFERENCE, Budget, Rates
 from agentgraph.distribution import Distribution
 from agentgraph.model import Model, Pool
 from agentgraph.request import Settings
@@ -25,6 +26,13 @@ POOL = Pool(
         Model("small", 28416, 2, 32, prompt_form="embedded"),
         Model("medium", 110080, 2, 64, prompt_form="embedded"),
         Model("large", 337344, 3, 96, prompt_form="embedded"),
+    ]
+)
+PRICED = Pool(  # whichever is best in one resource is not in another
+    [
+        Model("small", 3e9, 28, 3072, usd=Rates(0.1, 0.01, 0.02), seconds=Rates(1.0, 0.0, 0.3)),
+        Model("medium", 8e9, 32, 4096, usd=Rates(0.0, 0.002, 0.05), seconds=Rates(0.2, 0.02, 0.5)),
+        Model("large", 70e9, 80, 8192, usd=Rates(0.3, 0.02, 0.01), seconds=Rates(0.1, 0.01, 0.1)),
     ]
 )
 ROLES = (
@@ -47,6 +55,20 @@ def space(nodes, units, *, stages=1, **settings):
     made = tuple(stage_space(nodes, name=f"stage{s}", **settings) for s in range(stages))
     unit = Space.unit(made)
     return Space(made, Budget(units * unit, unit))
+
+
+def limited(nodes, times, *, stages=1, samples=None, pool=PRICED, **settings):
+    """A space with several limits: each resource is limited to so many ``times`` what the cheapest plan takes of it."""
+    made = tuple(
+        replace(stage_space(nodes, name=f"stage{s}", pool=pool, **settings), samples=samples or {})
+        for s in range(stages)
+    )
+    limits = {}
+    for name, factor in times.items():
+        least = sum(min(getattr(price, name) for price in stage.solvers.values()) for stage in made)
+        gift = TTS_REFERENCE * stages if name == "tts_units" else 0.0  # that a stage is given does not grow
+        limits[name] = factor * (least + gift) - gift
+    return Space(made, Budget(unit=Space.unit(made), **limits))
 
 
 def random_tables(space, seed, *, spread=2.0):

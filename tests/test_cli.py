@@ -189,6 +189,37 @@ def test_pick(run, fails, pool, place, loopback):
     assert len(loopback.chats) == calls
 
 
+def test_budget_in_dollars_and_calls(run, pool, place):
+    pool.write_text(pool.read_text().replace("hidden_size: 2048,", "hidden_size: 2048, usd: {call: 0.001},"))
+    kept = place / "kept"
+    small = [override for override in SMALL if not override.startswith("budget")]
+    limits = ["budget.usd=0.0025", "budget.calls=9"]
+    status, out, err = run("search", f"models={pool}", *small, *SIZES, *limits, f"hydra.run.dir={kept}")
+    assert status == 0, err
+    assert "Budget 9 calls, 0.0025 USD." in out
+    assert "of 0.0025 USD" in err
+    assert re.search(r"charge \d of 9 calls, 0\.00\d of 0\.0025 USD", out)
+    assert "inf " not in out + err
+    best = json.loads((kept / "best.json").read_text())
+    assert {name: limit for name, limit in best["budget"].items() if limit is not None}.keys() == {
+        "unit_flops",
+        "calls",
+        "usd",
+    }
+    for line in (kept / "trials.jsonl").read_text().splitlines():
+        price = json.loads(line)["price"]
+        assert price["calls"] <= 2
+        assert price["usd"] == pytest.approx(0.001 * price["calls"])
+
+    bare = place / "bare.yaml"  # a pool that does not say what a call costs: the plan does
+    bare.write_text(pool.read_text().replace(" usd: {call: 0.001},", ""))
+    limited = {**best, "budget": {**best["budget"], "usd": 0.0005}}
+    (kept / "cheap.json").write_text(json.dumps(limited))
+    status, out, err = run("replay", f"plan={kept}/cheap.json", "task=calc", f"models={bare}", *SIZES)
+    assert status == 0, err
+    assert re.search(r"Note: here it costs \d of 9 calls, 0\.00\d of 0\.0005 USD, more than its budget", out)
+
+
 def test_check(run, pool, loopback):
     status, out, _ = run("check", f"models={pool}", "task=calc")
     assert status == 0

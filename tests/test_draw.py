@@ -10,12 +10,15 @@ from itertools import combinations
 import pytest
 from generators import plan_file_of, random_graph, random_plan_file
 
+from agentgraph.budget import Budget, Cost
+from agentgraph.captions import score_line
 from agentgraph.draw import mermaid, picture, tree, tree_text
 from agentgraph.errors import ConfigError, RunError
 from agentgraph.graph import Graph, Node
 from agentgraph.layout import layered
 from agentgraph.picture import BOX, figure
 from agentgraph.plan import Plan
+from agentgraph.plan_format import BudgetEntry, PriceEntry
 
 SMALL, LARGE, FUSER, VOTE = (
     Node("assistant", "tiny"),
@@ -50,6 +53,28 @@ def test_tree_tells_task_price_score_and_origin():
     assert re.fullmatch(r"validation accuracy 0\.\d{3} \[.*\] on 200 questions, charge [\d.]+ units", lines[-2])
     assert lines[-1] == "found by agent_reinforce among 80 plans in 10 rounds, seed 0, agentgraph 0.1.0"
     assert "step 0" not in tree_text(plan_file)
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (
+            Budget(unit=1e9, usd=0.02, seconds=3),
+            "price 0.012 of 0.02 USD, 2.5 of 3 s (5 units, 5 GFLOP), 4 calls a question",
+        ),
+        (
+            Budget(1e10, 1e9, tokens=2000),
+            "price 5 of 10 units, 120 of 2,000 tokens (5 GFLOP of 10 GFLOP), 4 calls a question",
+        ),
+    ],
+)
+def test_price_is_told_in_what_is_limited(budget, told):
+    plan_file = plan_file_of(SHARED)
+    price = PriceEntry.of(Cost(5e9, 4, 80, 40, 0.012, 2.5, 7), budget)
+    priced = plan_file.model_copy(update={"budget": BudgetEntry.of(budget), "price": price})
+    assert tree_text(priced).splitlines()[1] == told
+    score = plan_file.scores[0].model_copy(update={"charge_usd": 0.013, "charge_seconds": 2.25})
+    assert score_line(priced, score).endswith("units, 0.013 USD, 2.25 s")
 
 
 def test_tree_of_stages_tells_price_and_budget_of_each():

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from fakes import POOL as SIX
 from fakes import ROLES as ALL
-from spaces import POOL, ROLES, SHORT, stage_space
+from spaces import POOL, ROLES, SHORT, limited, stage_space
 
+from agentgraph.budget import Budget, Rates
 from agentgraph.model import Model, Pool
-from agentgraph.optimizers.mixes import exact_spend, proxies, warm_up_graphs
+from agentgraph.optimizers.mixes import affordable, exact_spend, proxies, warm_up_graphs
 from agentgraph.roles.assistant import Assistant
 from agentgraph.roles.rules import check_roles
-from agentgraph.space import StageSpace
+from agentgraph.space import Space, StageSpace
 from agentgraph.tasks.base import Lengths
 from agentgraph.tasks.calc import CalcStage
 
@@ -35,10 +36,55 @@ def mixes(prices, budget, *, max_nodes=100, seed=0):
         (SEVEN_HUMAN_EVAL, 12, 70),
     ],
 )
-def test_published_counts(prices, budget, count):
+def test_published_counts_at_integer_costs(prices, budget, count):
     found = mixes(prices, budget)
     assert len(found) == len(set(found)) == count
     assert {sum(c * p for c, p in zip(mix, prices, strict=True)) for mix in found} == {budget}
+
+
+def test_at_most_so_many_of_each_model():
+    limited = exact_spend(LLAMA, 12, max_nodes=100, rng=np.random.default_rng(0), most=[3, 2, 1, 0])
+    assert set(limited) == {
+        mix for mix in mixes(LLAMA, 12) if all(c <= m for c, m in zip(mix, [3, 2, 1, 0], strict=True))
+    }
+    assert len(limited) > 1
+
+
+def test_mixes_spend_the_budget_in_flops_where_these_are_limited():
+    inside = limited(8, {"flops": 6, "calls": 4, "usd": 9}, lengths=SHORT)
+    stage = inside.stages[0]
+    assert affordable(inside, np.random.default_rng(0)) == mixes(proxies(stage), 6, max_nodes=8)
+
+
+def test_mixes_spend_the_tightest_resource_where_flops_are_not_limited():
+    inside = limited(8, {"usd": 7, "calls": 3, "seconds": 2}, lengths=SHORT)
+    found = affordable(inside, np.random.default_rng(0))
+    assert {sum(mix) for mix in found} == {3}  # three calls, whatever they cost in dollars
+    assert len(found) == 10
+    inside = limited(8, {"usd": 7, "calls": 20}, lengths=SHORT)
+    prices = proxies(inside.stages[0], "usd")
+    assert prices != proxies(inside.stages[0])
+    assert {
+        sum(c * p for c, p in zip(mix, prices, strict=True)) for mix in affordable(inside, np.random.default_rng(0))
+    } == {7}
+
+
+def test_mixes_fill_the_nodes_where_nothing_that_adds_up_is_limited():
+    found = affordable(limited(5, {"seconds": 2}, lengths=SHORT), np.random.default_rng(0))
+    assert {sum(mix) for mix in found} == {5}
+    assert len(found) == 21
+
+
+def test_mixes_ask_no_model_more_often_than_it_has_samples():
+    inside = limited(8, {"flops": 6}, lengths=SHORT, samples={"small": 2, "medium": 0})
+    assert {mix[:2] for mix in affordable(inside, np.random.default_rng(0))} == {(2, 0)}
+
+
+def test_models_that_are_free_count_as_much_as_the_cheapest_that_is_not():
+    pool = Pool([Model("own", 1e9), Model("bought", 1e9, usd=Rates(1.0)), Model("dear", 1e9, usd=Rates(3.0))])
+    inside = Space((stage_space(6, pool=pool, lengths=SHORT),), Budget(usd=4.0))
+    assert proxies(inside.stages[0], "usd") == (1, 1, 3)
+    assert {c + b + 3 * d for c, b, d in affordable(inside, np.random.default_rng(0))} == {4}
 
 
 @pytest.mark.parametrize("seed", range(30))

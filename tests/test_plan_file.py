@@ -2,6 +2,7 @@
 
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,7 @@ import networkx as nx
 import pytest
 from generators import MODELS, ROLES, plan_file_of, random_plan, random_plan_file
 
-from agentgraph.budget import Budget, Cost
+from agentgraph.budget import Budget, Cost, Rates
 from agentgraph.errors import GraphError, PlanFileError, RunError, SpaceError
 from agentgraph.graph import Graph, Node
 from agentgraph.plan import Plan
@@ -311,6 +312,46 @@ def make(plan, **changes):
 def test_price_is_also_given_in_units():
     assert make(DIAMOND).price.units == pytest.approx(5)
     assert make(DIAMOND).budget.units == pytest.approx(10)
+
+
+RATED = {name: replace(model, usd=Rates(0.0, 1e-7, 2e-7), seconds=Rates(0.3)) for name, model in MODELS.items()}
+PRICE = Cost(5e8, 4, 80.0, 40.0, 0.012, 2.5, 7.0)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(1e9, 1e8), Budget(unit=1e8, usd=0.02, seconds=3), Budget(1e9, 1e8, calls=9, tokens=900, tts_units=40)],
+)
+def test_budget_and_price_come_back_in_every_resource(budget, tmp_path):
+    made = make(DIAMOND, budget=budget, price=PRICE, models=RATED)
+    made.write(tmp_path / "plan.json")
+    read = PlanFile.read(tmp_path / "plan.json")
+    assert read.budget.budget() == budget
+    told = PRICE if "tts_units" in budget.limits else replace(PRICE, tts_units=0.0)
+    assert read.price.cost() == told
+    assert {name: entry.seconds.rates() for name, entry in read.models.items()} == dict.fromkeys(
+        read.models, Rates(0.3)
+    )
+    jsonschema.validate(json.loads(made.text()), json_schema())
+
+
+def test_files_without_dollars_and_seconds_are_read(content, tmp_path):
+    later = {
+        "budget": ("calls", "tokens", "usd", "seconds", "tts_units"),
+        "price": ("usd", "seconds", "tts_units"),
+    }
+    for part, names in later.items():
+        for name in names:
+            del content[part][name]
+    for entry in content["scores"]:
+        del entry["charge_usd"], entry["charge_seconds"]
+    for entry in content["models"].values():
+        del entry["usd"], entry["seconds"]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(content))
+    read = PlanFile.read(path)
+    assert read.budget.budget().limits == {"flops": 3e10}
+    assert read.price.cost().usd == 0
 
 
 def test_role_or_model_that_is_not_given():

@@ -4,18 +4,21 @@ import asyncio
 import gzip
 import json
 import math
+from collections import Counter
 
 import pytest
 
 from agentgraph.agents.rule_based import RuleBased
 from agentgraph.backends.recorded import Recorded, pool
-from agentgraph.budget import Tokens
+from agentgraph.budget import RESOURCES, Tokens, total
 from agentgraph.config import build, load
 from agentgraph.errors import BackendError, BackendRefused, ConfigError, TaskError
 from agentgraph.execute import Executor, Job
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.optimizers.agent_reinforce import AgentReinforce
+from agentgraph.optimizers.evolution import Evolution
+from agentgraph.optimizers.random_search import RandomSearch
 from agentgraph.plan import Plan
 from agentgraph.recording import Recording
 from agentgraph.request import Request, Settings
@@ -23,6 +26,7 @@ from agentgraph.roles.assistant import Assistant
 from agentgraph.roles.keep import Keep
 from agentgraph.roles.vote import Vote
 from agentgraph.run import Setup, run
+from agentgraph.space import StageSpace
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.base import SPLITS
 from agentgraph.tasks.recorded import Recorded as RecordedTask
@@ -140,21 +144,86 @@ def test_price_is_the_mean_of_what_was_recorded_and_other_calls_cannot_be_bought
     assert lengths.tokens("refine", 1, "big").prompt > 1e20
 
 
-def test_a_search_draws_only_what_was_recorded(folder):
+def test_price_is_the_mean_charge_over_all_questions(tmp_path):
+    uneven = [
+        {**reply(q, m, 0), "usd": (1 + q % 7) * 1e-4, "seconds": 0.1 * (1 + q % 3), "prompt_tokens": 10 + q % 5}
+        for q in range(N)
+        for m in MODELS
+    ]
+    folder = write(tmp_path / "uneven", replies="\n".join(map(json.dumps, uneven)))
+    task, (models, backends) = RecordedTask(folder), pool(folder)
+    stage = StageSpace("answer", tuple(ROLES.values()), models, 3, task.stages[0].lengths)
+    graphs = [Graph((Node("assistant", "big"),)), star("big", "little")]
+    with Executor(task, models, ROLES, backends, ReplyStore()) as executor:
+        questions = [question for split in SPLITS for question in task.questions(split)]
+        for graph, row in zip(graphs, executor.run([Job(Plan((graph,)), questions) for graph in graphs]), strict=True):
+            charge, price = total(answer.charge for answer in row).over(len(row)), stage.price(graph)
+            assert len(row) == N
+            for name in RESOURCES:
+                assert getattr(charge, name) == pytest.approx(getattr(price, name), rel=1e-9)
+
+
+def setup_of(folder, **changes):
     (models, backends) = pool(folder)
-    setup = Setup(
-        task=RecordedTask(folder),
-        pool=models,
-        backends=backends,
-        roles=list(ROLES.values()),
-        optimizer=AgentReinforce(RuleBased()),
-        objective=Accuracy(),
-        budget_units=6.0,
-        max_nodes=6,
-        rounds=3,
-        plans_per_round=6,
-        questions_per_round=16,
-    )
+    settings = {
+        "task": RecordedTask(folder),
+        "pool": models,
+        "backends": backends,
+        "roles": list(ROLES.values()),
+        "optimizer": AgentReinforce(RuleBased()),
+        "objective": Accuracy(),
+        "max_nodes": 6,
+        "rounds": 3,
+        "plans_per_round": 6,
+        "questions_per_round": 16,
+    }
+    return Setup(**{**settings, **changes})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"budget_usd": 3.5e-5},
+        {"budget_seconds": 1.2},
+        {"budget_calls": 3},
+        {"budget_usd": 5e-5, "budget_seconds": 1.0, "budget_units": 9.0},
+        {"budget_tokens": 100},
+    ],
+)
+@pytest.mark.parametrize("optimizer", [lambda: AgentReinforce(RuleBased()), Evolution, RandomSearch])
+def test_a_search_under_other_limits_stays_within_them(folder, limits, optimizer):
+    found = run(setup_of(folder, optimizer=optimizer(), **limits))
+    budget = setup_of(folder, **limits).budget(2 * 1e9 * 30)
+    assert found.summary["calls_failed"] == 0
+    assert found.archive.trials
+    for trial in found.archive.trials:
+        assert budget.allows(trial.price)
+        assert budget.allows(trial.charge)  # each call was recorded to take the same
+    assert found.best.budget.budget().limits.keys() == budget.limits.keys()
+    assert found.best.price.usd == pytest.approx(1e-5 * found.best.price.calls)
+
+
+def test_a_search_asks_no_model_more_often_than_it_was_recorded(tmp_path):
+    lines = [json.dumps(reply(q, m, s)) for q in range(N) for m in MODELS for s in range(2 if m == "big" else 1)]
+    folder = write(tmp_path / "few", replies="\n".join(lines))
+    for optimizer in (AgentReinforce(RuleBased()), Evolution(), RandomSearch()):
+        found = run(setup_of(folder, optimizer=optimizer, budget_units=20.0))
+        assert found.summary["calls_failed"] == 0
+        used = [Counter(node.model for node in trial.plan.stages[0].nodes) for trial in found.archive.trials]
+        assert {name: max(count[name] for count in used) for name in MODELS} == {"big": 2, "little": 1}
+    with pytest.raises(BackendError, match="sample 1 of 'little' .* was not recorded, 1 are"):
+        run_plan(folder, star("little", "little"))
+
+
+def test_a_model_without_an_answer_to_every_question_is_left_out(tmp_path):
+    lines = [json.dumps(reply(q, m, 0)) for q in range(N) for m in MODELS if m == "big" or q]
+    found = run(setup_of(write(tmp_path / "gap", replies="\n".join(lines)), budget_units=20.0))
+    assert {node.model for trial in found.archive.trials for node in trial.plan.stages[0].nodes} - {""} == {"big"}
+    assert found.summary["calls_failed"] == 0
+
+
+def test_a_search_draws_only_what_was_recorded(folder):
+    setup = setup_of(folder, budget_units=6.0)
     result = run(setup)
     assert result.summary["calls_failed"] == 0
     for trial in result.archive.trials:

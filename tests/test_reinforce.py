@@ -30,7 +30,7 @@ def optimizer(inside, **settings):
 
 
 @pytest.mark.parametrize(("nodes", "units", "seed"), [(1, 8.0, 1), (2, 1.0, 2), (2, 6.0, 3)])
-def test_expected_step_is_the_enumerated_gradient(nodes, units, seed):
+def test_expected_step_is_the_gradient_enumerated_over_the_distribution(nodes, units, seed):
     # Over all ordered pairs of draws: sum of P(a) P(b) × step(a, b) = gradient of sum of P(a) u(a).
     distribution = random_tables(space(nodes, units, roles=(ROLES[0], ROLES[4])), seed, spread=1.0)
     labelled = all_labelled(distribution.stages[0].space)

@@ -2,16 +2,19 @@
 
 import pytest
 from fakes import POOL, ROLES
-from spaces import SHORT, space
+from spaces import SHORT, limited, space
 
-from agentgraph.budget import Budget
+from agentgraph.budget import Budget, Rates
+from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
 from agentgraph.request import Settings
 from agentgraph.rivals import hand_wired
 from agentgraph.roles.rules import check_roles
 from agentgraph.space import Space, StageSpace
+from agentgraph.tasks.base import Lengths
 from agentgraph.tasks.calc import CalcStage
 
+LONG = Lengths(prompt=300, output={"solve": 20}, edge=20, word={"refine": 3, "fuse": 4})
 KINDS = ["single call", "self-consistency", "confidence vote", "star + fuser", "refine chain", "keep chain"]
 
 
@@ -82,6 +85,59 @@ def test_temperatures_come_from_the_card():
     assert votes == [Settings(0.2), Settings(1.0)]
     (other,) = [r for r in hand_wired(inside(8, pool=pool), "recall") if r.kind == "single call"]
     assert [role.settings.temperature for role in other.roles.values()] == [0.9]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"usd": 12},
+        {"calls": 5},
+        {"tokens": 9.5},
+        {"tts_units": 9},
+        {"seconds": 4, "usd": 30},
+        {"flops": 40, "calls": 7},
+    ],
+)
+def test_largest_that_fits_in_every_limit(times):
+    inside = limited(6, times, lengths=LONG)
+    (stage,) = inside.stages
+    rivals = hand_wired(inside, "calc")
+    assert rivals
+    for rival in rivals:
+        (graph,) = rival.plan.stages
+        assert inside.budget.allows(rival.price)
+        if rival.kind == "single call":
+            continue
+        solver, n = next(node for node in graph.nodes if node.role.startswith("assistant")), len(graph.nodes)
+        if "chain" in rival.kind:
+            larger = Graph((solver, graph.nodes[-1], *graph.nodes[1:]), tuple((i, i + 1) for i in range(n)))
+        else:
+            larger = Graph((solver, *graph.nodes), tuple((i, n) for i in range(n)))
+        wide = StageSpace("calc", (*rival.roles.values(),), stage.pool, 64, stage.lengths)
+        assert not inside.budget.allows(wide.price(larger))
+
+
+def test_where_no_limit_ends_a_star_it_has_as_many_nodes_as_the_search_may_use():
+    pool = Pool([Model("m", 1e9, seconds=Rates(call=1.0))])
+    stage = StageSpace("calc", ROLES, pool, 6, LONG)
+    sizes = {
+        rival.kind: len(rival.plan.stages[0].nodes)
+        for rival in hand_wired(Space((stage,), Budget(seconds=3.0)), "calc")
+    }
+    assert sizes["self-consistency"] == sizes["star + fuser"] == 6
+    assert sizes["refine chain"] == sizes["keep chain"] == 3
+
+
+def test_no_more_samples_than_there_are():
+    stage = StageSpace("calc", ROLES, POOL, 6, SHORT, dict.fromkeys(POOL.names, 3))
+    rivals = hand_wired(Space((stage,), Budget(40 * stage.cheapest, stage.cheapest)), "calc")
+    solves = [
+        graph.width + sum(node.role.startswith("keep") for node in graph.nodes)
+        for rival in rivals
+        for graph in rival.plan.stages
+    ]
+    assert max(solves) == 3
+    assert max(rival.plan.stages[0].width for rival in rivals) == 3
 
 
 def test_models_that_the_budget_does_not_pay_are_left_out():

@@ -461,6 +461,14 @@ def test_one_model_one_node():
         ({"seed": -1}, ConfigError, "seed=-1 must be"),
         ({"failure_share": 1.5}, ConfigError, r"failure_share=1.5 must be in \[0, 1\]"),
         ({"budget_units": "lots"}, ConfigError, "budget.units='lots' must be a number"),
+        ({"budget_usd": "lots"}, ConfigError, "budget.usd='lots' must be a number"),
+        ({"budget_usd": -1.0}, BudgetError, "the budget must be positive, got -1.0; give budget.usd"),
+        (
+            {"budget_usd": 0.02},
+            BudgetError,
+            r"budget\.usd=0\.02 limits nothing: no model says what a call takes; give 'usd:",
+        ),
+        ({"budget_units": None, "budget_calls": 0.5}, BudgetError, r"budget\.calls=0\.5 buys no call"),
         ({"budget_units": float("inf")}, ConfigError, "budget.units=inf must be a number"),
     ],
 )
@@ -486,4 +494,23 @@ def test_failing_service_leaves_the_archive_readable(tmp_path):
 
 
 def test_setup_has_defaults():
-    assert Setup(Calc(), POOL, {}, ROLES, optimizer(), None).rounds >= 1
+    made = Setup(Calc(), POOL, {}, ROLES, optimizer(), None)
+    assert made.rounds >= 1
+    assert made.budget(1e9) == Budget(8e9, 1e9)
+
+
+@pytest.mark.parametrize(
+    ("limits", "budget"),
+    [
+        ({"budget_units": 3}, Budget(3e9, 1e9)),
+        ({"budget_flops": 5e9}, Budget(5e9, 1e9)),
+        ({"budget_usd": 0.02}, Budget(unit=1e9, usd=0.02)),  # the eight units of the default do not bind as well
+        ({"budget_usd": 1, "budget_units": 2, "budget_seconds": 3}, Budget(2e9, 1e9, usd=1, seconds=3)),
+        (
+            {"budget_calls": 4, "budget_tokens": 900, "budget_tts_units": 50},
+            Budget(unit=1e9, calls=4, tokens=900, tts_units=50),
+        ),
+    ],
+)
+def test_limits_that_are_given_are_all_that_bind(limits, budget):
+    assert Setup(Calc(), POOL, {}, ROLES, optimizer(), None, **limits).budget(1e9) == budget

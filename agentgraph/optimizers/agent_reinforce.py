@@ -89,10 +89,10 @@ class AgentReinforce(Optimizer):
         mixes: int = 3,
         rate: float = 0.5,
         step: float = 0.1,
-        revisit: int = 0,
+        revisit: int = 4,
         candidates: int = 256,
         free: bool = True,
-        boldness: float = 0.5,
+        boldness: float = 1.0,
     ) -> None:
         for name, value, known in (("mode", mode, MODES), ("gradient", gradient, GRADIENTS)):
             if value not in known:

@@ -30,7 +30,7 @@ Values = NDArray[np.float64]
 _SWEEPS: Final = 4  # of the alternating fit of plans and questions
 _FEWEST: Final = 8  # marks from which on a look counts
 _GLANCE: Final = 8  # questions of the first look at a plan
-_LOOKED: Final = 256  # questions that plans are looked up on, at most
+_LOOKED: Final = 128  # questions that plans are looked up on, at most
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Screen:
         look: Look | None,
         *,
         insights: Collection[int] = INSIGHTS,
-        boldness: float = 0.5,
+        boldness: float = 1.0,
         thrift: float = 0.02,
     ) -> None:
         self.space, self.objective, self.look = space, objective, look

@@ -39,7 +39,8 @@ class Lengths:
     word
         Prompt tokens that the words 'refine' and 'fuse' add beside the candidates.
     exact
-        Whether these are counts, not estimates: then price equals charge.
+        Whether these are counts, or means over all questions, so that nothing need be measured; of counts, price equals
+        charge.
     """
 
     prompt: float
