@@ -3,7 +3,8 @@
     python benchmarks/latency.py [data=<folder of the tables>] [tasks=calc,recall] [worlds=mmlu,triviaqa] [rounds=12] [seed=0]
 
 For each world: one search for accuracy alone, whose front validation scored; from it the plan that
-accuracy - weight·seconds chooses, for weights from 0 up. Beside each, what a search of its own with that weight finds.
+accuracy - weight·seconds chooses, for weights from 0 up; what a search of its own with each weight finds; and the choice from
+what all of these searches validated.
 The worlds of llm_cascades (nine models, recorded seconds and dollars) need `data`; where it is absent, that is said.
 Exit status 1 if a larger weight ever chose a slower plan from the front.
 """
@@ -14,13 +15,13 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import agentgraph as ag
-from agentgraph.front import Point
+from agentgraph.front import Front, Point
 from agentgraph.objectives.weighted import Weighted
 from agentgraph.pick import pick
 from agentgraph.report import table
@@ -28,6 +29,7 @@ from agentgraph.run import Result
 
 STEPS = (0.0, 0.03, 0.1, 0.2, 0.4, 0.8, 2.0, 10.0)
 """Weights, as the accuracy that the latency of the plan chosen at weight 0 is worth."""
+HEAD = f"{'accuracy':>8}{'s, price':>10}{'s, charge':>10}{'units':>9}{'$/1000':>9}  plan"
 TRUTH = """The plan from the front is chosen by validation numbers from one set of plans, so a larger weight cannot choose a
 slower one: if a is best at weight v and b at w > v, then u(a) - v·c(a) >= u(b) - v·c(b) and u(b) - w·c(b) >= u(a) - w·c(a),
 and the sum is (w - v)·(c(a) - c(b)) >= 0. Searches of their own meet different plans by chance, so of them nothing of the
@@ -80,10 +82,10 @@ def find(world: World, folder: Path, weight: float, shared: dict[str, object]) -
     return ag.search(world.task, world.models, budget_units=world.units, folder=folder, watch=False, **settings)
 
 
-def best(result: Result, folder: Path, weight: float) -> Point:
-    """The point of a run's front that has the highest accuracy - weight·seconds."""
+def best(front: Front, folder: Path, weight: float) -> Point:
+    """The point of the front in a folder that has the highest accuracy - weight·seconds."""
     plan = pick(folder, {}, Weighted(seconds=weight)).plan.plan()
-    return next(point for point in result.front.points if point.plan.plan() == plan)
+    return next(point for point in front.points if point.plan.plan() == plan)
 
 
 def show_point(point: Point) -> str:
@@ -96,40 +98,51 @@ def show_point(point: Point) -> str:
     )
 
 
+def choices(front: Front, folder: Path, weights: list[float], title: str) -> bool:
+    """Print what each weight chooses from a front, which is written to the folder; whether none chose a slower plan."""
+    folder.mkdir(exist_ok=True)
+    front.write(folder / "front.json")
+    print(f"{'weight':>9}  {title}\n{'per s':>9}  {HEAD}")
+    points = [best(front, folder, weight) for weight in weights]
+    for weight, point in zip(weights, points, strict=True):
+        print(f"{weight:9.3g}  {show_point(point)}")
+    seconds = [point.believed.charge.seconds for point in points]
+    good = seconds == sorted(seconds, reverse=True)
+    print(f"A larger weight never chose a slower plan: {good}\n", flush=True)
+    return good
+
+
 def one(world: World, folder: Path, shared: dict[str, object]) -> bool:
     """Search, choose and print; whether no larger weight chose a slower plan."""
     began = time.monotonic()
     print(f"\n=== {world.name}: budget {world.units:g} units ===")
     first = find(world, folder / "0", 0.0, shared)
-    points = first.front.points
-    base = best(first, folder / "0", 0.0).believed.charge.seconds
+    base = best(first.front, folder / "0", 0.0).believed.charge.seconds
     weights = [step / base for step in STEPS]
-    validated = sum(point.validated is not None for point in points)
+    validated = sum(point.validated is not None for point in first.front.points)
     print(
-        f"One search: {len(first.archive)} plans, {first.summary['calls_made']:,} calls; front of {len(points)} points, "
-        f"{validated} of them validated.\nAccuracy is that on validation questions, costs are those of a question.\n"
+        f"One search: {len(first.archive)} plans, {first.summary['calls_made']:,} calls; front of "
+        f"{len(first.front.points)} points, {validated} of them validated.\n"
+        "Accuracy is that on validation questions, costs are those of a question.\n"
     )
-    head = f"{'accuracy':>8}{'s, price':>10}{'s, charge':>10}{'units':>9}{'$/1000':>9}  plan"
-    print(f"{'weight':>9}  chosen from the front of the one search\n{'per s':>9}  {head}")
-    chosen = []
-    for weight in weights:
-        point = best(first, folder / "0", weight)
-        chosen.append(point.believed.charge.seconds)
-        print(f"{weight:9.3g}  {show_point(point)}")
-    good = chosen == sorted(chosen, reverse=True)
-    print(f"A larger weight never chose a slower plan: {good}\n")
-
-    print(f"{'weight':>9}  found by a search of its own with that weight\n{'per s':>9}  {head}")
+    good = choices(first.front, folder / "0", weights, "chosen from the front of the one search")
+    print(f"{'weight':>9}  found by a search of its own with that weight\n{'per s':>9}  {HEAD}")
+    results = [first]
     for number, weight in enumerate(weights):
-        result = first if number == 0 else find(world, folder / str(number), weight, shared)
-        print(f"{weight:9.3g}  {show_point(best(result, folder / str(number), weight))}", flush=True)
+        if number:
+            results.append(find(world, folder / str(number), weight, shared))
+        print(f"{weight:9.3g}  {show_point(best(results[-1].front, folder / str(number), weight))}", flush=True)
+    every = Front.of(point for result in results for point in result.front.points)
+    print()
+    good &= choices(every, folder / "all", weights, "chosen from the fronts of all these searches together")
 
+    quick = min(max(point.price.seconds, point.believed.charge.seconds) for point in every.points)
     print(
-        "\nThe front of the one search, its validated points; picked with half of the latency of the most accurate plan:"
+        "The front of all together, its validated points; picked halfway between the quickest and the most accurate plan:"
     )
-    picked = pick(folder / "0", {"seconds": max(base / 2, 1.001 * min(chosen))})
-    table([replace(row, name=row.name.replace(" models", "")) for row in picked.rows], sys.stdout)
-    print(f"{picked.plan.found.optimizer}; {time.monotonic() - began:.0f} s for this world")
+    picked = pick(folder / "all", {"seconds": (quick + max(base, quick)) / 2})
+    table(picked.rows, sys.stdout)
+    print(f"{picked.plan.found.optimizer}; {time.monotonic() - began:.0f} s for this world", flush=True)
     return good
 
 
