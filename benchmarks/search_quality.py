@@ -20,7 +20,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import cache
 from multiprocessing import get_context
@@ -124,11 +124,10 @@ def left(jobs: Sequence[Job], known: Sequence[results.Run]) -> list[Job]:
 def run_all(jobs: Sequence[Job], processes: int, out: Path) -> None:
     """Do the searches and write each down as it ends."""
     if processes == 1:
-        finished: Iterator[results.Run] = map(done, jobs)
-        _write(finished, len(jobs), out)
+        _write(map(done, jobs), len(jobs), out)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        _write(pool.map(done, jobs), len(jobs), out)
+        _write((ended.result() for ended in as_completed([pool.submit(done, job) for job in jobs])), len(jobs), out)
 
 
 def _write(finished: Iterator[results.Run], count: int, out: Path) -> None:

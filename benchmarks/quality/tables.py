@@ -61,7 +61,7 @@ def _regrets(groups: Sequence[Group], effort: str, steps: Sequence[int]) -> Iter
     yield f"{'method':<28}{'seeds':>5} " + "".join(f"{step:>23,}" for step in shown)
     for group in groups:
         cells = [_cell(group, effort, step) for step in shown]
-        yield f"{group.method:<28}{len(group.runs):>5} " + "".join(f"{cell:>23}" for cell in cells)
+        yield f"{group.method:<27} {len(group.runs):>5} " + "".join(f"{cell:>23}" for cell in cells)
 
 
 def _cell(group: Group, effort: str, step: int) -> str:
@@ -83,7 +83,7 @@ def _needs(groups: Sequence[Group]) -> Iterator[str]:
         needed = group.needed("evaluations")
         came = f"{sum(map(math.isfinite, needed))}/{len(needed)}"
         yield (
-            f"{group.method:<28}{came:>8}{_median(group, 'evaluations'):>13}{_median(group, 'calls'):>9}"
+            f"{group.method:<27} {came:>8}{_median(group, 'evaluations'):>13}{_median(group, 'calls'):>9}"
             f"{group.evaluations:>8}{group.mean('seconds'):>18.2f}{group.thinking():>19.2f}{group.mean('cpu_seconds'):>13.2f}"
             f"{group.mean('agent_tokens'):>14.0f}"
         )
@@ -96,7 +96,7 @@ def _median(group: Group, effort: str) -> str:
 
 def _errors(runs: Sequence[Run]) -> Iterator[str]:
     for method, by in _by([run for run in runs if not run.points], "method").items():
-        yield f"{method:<28}could not run ({len(by)} seeds): {by[-1].outcome['error']}"
+        yield f"{method:<27} could not run ({len(by)} seeds): {by[-1].outcome['error']}"
 
 
 def _summary(worlds: Worlds, ours: str) -> Iterator[str]:
