@@ -264,17 +264,19 @@ class AgentReinforce(Optimizer):
         return [best[name][1] for name in stage.pool.names]
 
     def _contenders(self) -> list[Plan]:
-        """Plans that may be the best but have few marks: they are marked on this round's questions too."""
-        if self.phase != "search":
+        """Plans that may be the best but have few marks: they get more."""
+        if self.phase != "search" or not self.revisit:
             return []
-        hopeful = sorted(self._trials.values(), key=lambda t: (-(self.objective.utility(t) + t.stderr), t.number))
-        few = sorted(hopeful[: 2 * self.revisit], key=lambda t: len(t.marks))
-        return [trial.plan for trial in few[: self.revisit]]
+        trials = [trial for trial in self._trials.values() if trial.marks]
+        mean, error = self.screen.beliefs(trials)
+        hopeful = [trials[i] for i in np.argsort(-(mean + error), kind="stable")[: 2 * self.revisit]]
+        return [trial.plan for trial in sorted(hopeful, key=lambda trial: len(trial.marks))[: self.revisit]]
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """By the forecast, which draws lucky trials back to what plans like them did."""
-        smoothed = {t.plan.id: value for t, value in zip(trials, self.screen.smoothed(trials), strict=True)}
-        return sorted(trials, key=lambda t: (-smoothed[t.plan.id], t.price.flops, t.number))
+        """By what is believed of them less one standard deviation: a lucky trial is drawn back to what plans like it did."""
+        mean, error = self.screen.beliefs(trials)
+        believed = {trial.plan.id: value for trial, value in zip(trials, mean - error, strict=True)}
+        return sorted(trials, key=lambda trial: (-believed[trial.plan.id], trial.price.flops, trial.number))
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 

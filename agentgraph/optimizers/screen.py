@@ -100,9 +100,12 @@ class Screen:
         errors = np.array([np.sqrt(self._noise / len(trial.marks)) for trial in marked])
         self.forecast.fit([trial.plan for trial in marked], values, errors)
 
-    def smoothed(self, trials: Sequence[Trial]) -> Values:
-        """Utility of trials as the forecast sees them: their own marks and those of plans like them, shape (n,)."""
-        return self.forecast.predict([trial.plan for trial in trials])[0] if trials else np.zeros(0)
+    def beliefs(self, trials: Sequence[Trial]) -> tuple[Values, Values]:
+        """Mean and standard deviation of the trials' utilities, by their own marks and those of plans like them; (n,)."""
+        if not trials:
+            return np.zeros(0), np.zeros(0)
+        mean, covariance = self.forecast.predict([trial.plan for trial in trials])
+        return mean, np.sqrt(np.clip(np.diag(covariance), 0.0, None))
 
     def choose(self, candidates: Sequence[Plan], k: int, rng: np.random.Generator) -> Screened:
         """The ``k`` candidates most worth running."""
