@@ -128,12 +128,12 @@ def _too_little(run: Path, front: Front, asked: str, keys: list[str], objective:
 
 
 def _plan(point: Point, limits: Mapping[str, float], asked: str) -> PlanFile:
-    """The plan file with the new budget, if one is given, and how it was picked."""
+    """The plan file with what is newly limited in its budget, and how it was picked."""
     plan, unit = point.plan, point.plan.budget.unit_flops
-    allowed = {key: limit for key, limit in limits.items() if key != "units"}
+    given = {key: limit for key, limit in limits.items() if key != "units"}
     if "units" in limits:
-        allowed["flops"] = min(limits["units"] * unit, allowed.get("flops", float("inf")))
-    budget = BudgetEntry.of(Budget(unit=unit, **allowed)) if allowed else plan.budget
+        given["flops"] = min(limits["units"] * unit, given.get("flops", float("inf")))
+    budget = BudgetEntry.of(Budget(unit=unit, **{**plan.budget.budget().limits, **given}))
     found = plan.found.model_copy(
         update={"optimizer": f"{plan.found.optimizer}, picked from its front {asked}".strip()}
     )

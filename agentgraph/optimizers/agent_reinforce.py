@@ -70,7 +70,7 @@ class AgentReinforce(Optimizer):
     step
         Adam's step of the numeric gradient, in logits, > 0.
     revisit
-        How many plans of each round are contenders that get more marks, >= 0.
+        How many plans of each round, at most half of them, are contenders that get more marks, >= 0.
     candidates
         How many plans are drawn for each round, of which the screen chooses; 0 runs plans as drawn.
     free
@@ -145,7 +145,7 @@ class AgentReinforce(Optimizer):
         if plans:
             return plans
         # A phase with nothing left to try (a budget of one call, say) draws at once.
-        again = self._contenders()
+        again = self._contenders(min(self.revisit, k // 2))
         return [*again, *self._new(max(1, k - len(again)), rng)]
 
     def _new(self, k: int, rng: np.random.Generator) -> list[Plan]:
@@ -263,14 +263,14 @@ class AgentReinforce(Optimizer):
                 best[node.model] = max(best[node.model], (self.objective.utility(trial), node.role))
         return [best[name][1] for name in stage.pool.names]
 
-    def _contenders(self) -> list[Plan]:
+    def _contenders(self, count: int) -> list[Plan]:
         """Plans that may be the best but have few marks: they get more."""
-        if self.phase != "search" or not self.revisit:
+        if self.phase != "search" or not count:
             return []
         trials = [trial for trial in self._trials.values() if trial.marks]
         mean, error = self.screen.beliefs(trials)
-        hopeful = [trials[i] for i in np.argsort(-(mean + error), kind="stable")[: 2 * self.revisit]]
-        return [trial.plan for trial in sorted(hopeful, key=lambda trial: len(trial.marks))[: self.revisit]]
+        hopeful = [trials[i] for i in np.argsort(-(mean + error), kind="stable")[: 2 * count]]
+        return [trial.plan for trial in sorted(hopeful, key=lambda trial: len(trial.marks))[:count]]
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """By what is believed of them less one standard deviation: a lucky trial is drawn back to what plans like it did."""
