@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
-from agentgraph.budget import RESOURCES, Budget, Cost, is_number
+from agentgraph.budget import RESOURCES, Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor, Job
@@ -175,11 +175,6 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
             store.close()
 
 
-def _beside_units(budget: Budget, charge: Cost) -> str:
-    """The charge in what is limited, for a note, where the table's units do not say it."""
-    return "" if set(budget.limits) <= {"flops"} else f"; charge {budget.text(charge)}"
-
-
 class _Run:
     """One run in progress."""
 
@@ -339,7 +334,7 @@ class _Run:
                     price_units=scored.candidate.price.flops / unit,
                     charge_units=scored.charge.flops / unit,
                     difference=difference,
-                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{_beside_units(budget, scored.charge)}",
+                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{budget.note(scored.charge)}",
                     found=i == 0,
                 )
             )
