@@ -253,10 +253,6 @@ class Budget:
         """Whether a price or charge is within every limit, up to rounding of floats."""
         return all(getattr(cost, name) <= limit * (1 + 1e-9) for name, limit in self.limits.items())
 
-    def share(self, cost: Cost) -> float:
-        """The largest share of a limit that a cost takes; 0 where nothing is limited."""
-        return max((getattr(cost, name) / limit for name, limit in self.limits.items()), default=0.0)
-
     def text(self, cost: Cost | None = None) -> str:
         """What is limited, for people: ``8 units, 0.02 USD``; of a cost ``7.2 of 8 units, 0.01 of 0.02 USD``."""
         parts = []
@@ -264,6 +260,10 @@ class Budget:
             spent = "" if cost is None else f"{self.shown(name, getattr(cost, name))} of "
             parts.append(f"{spent}{self.shown(name, limit)} {_SHOWN.get(name, 'TTS units')}")
         return ", ".join(parts) or "no limit"
+
+    def note(self, charge: Cost) -> str:
+        """What a note adds to a table in units: the charge in all that is limited, if that is not FLOPs alone."""
+        return "" if self.limits.keys() <= {"flops"} else f"; charge {self.text(charge)}"
 
     def shown(self, name: str, amount: float) -> str:
         """An amount of a resource as a short number; FLOPs in units."""

@@ -47,7 +47,7 @@ class Replay:
             price_units=self.scored.candidate.price.flops / self.budget.unit,
             charge_units=self.scored.charge.flops / self.budget.unit,
             difference=None,
-            note=f"{len(self.scored.known)} questions, {self.scored.failures} failed",
+            note=f"{len(self.scored.known)} questions, {self.scored.failures} failed{self.budget.note(self.scored.charge)}",
         )
 
     def outcomes(self) -> str:

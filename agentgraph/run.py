@@ -12,7 +12,7 @@ import numpy as np
 from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
 from agentgraph.backends.base import Backend
-from agentgraph.budget import RESOURCES, Budget, Cost, is_number
+from agentgraph.budget import RESOURCES, Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor
@@ -185,11 +185,6 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
         finally:
             watcher.stop()
             store.close()
-
-
-def _beside_units(budget: Budget, charge: Cost) -> str:
-    """The charge in what is limited, for a note, where the table's units do not say it."""
-    return "" if set(budget.limits) <= {"flops"} else f"; charge {budget.text(charge)}"
 
 
 class _Run:
@@ -381,7 +376,7 @@ class _Run:
                     price_units=scored.candidate.price.flops / unit,
                     charge_units=scored.charge.flops / unit,
                     difference=difference,
-                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{_beside_units(budget, scored.charge)}",
+                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{budget.note(scored.charge)}",
                     found=i == 0,
                     amounts={key: amount(scored.charge, key, unit) for key in resources if key != "units"},
                     utility=self._utility(scored) if resources else None,

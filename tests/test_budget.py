@@ -23,13 +23,13 @@ def test_every_limit_binds(name):
     others = {other: 2 * getattr(FULL, other) for other in RESOURCES if other != name}
     assert Budget(**others, **{name: amount}).allows(FULL)
     assert not Budget(**others, **{name: amount * 0.99}).allows(FULL)
-    assert Budget(**others, **{name: amount}).share(FULL) == 1
 
 
 def test_no_limit_allows_everything():
     assert Budget().allows(Cost(1e300, 1e9, 1e30, 1e30, 1e9, 1e9, 1e9))
     assert Budget().limits == {}
-    assert Budget().share(FULL) == 0
+    assert Budget().note(FULL) == Budget(80.0, 10.0).note(FULL) == ""
+    assert Budget(80.0, 10.0, calls=5).note(FULL) == "; charge 4 of 8 units, 3 of 5 calls"
     assert Budget().text() == "no limit"
 
 
