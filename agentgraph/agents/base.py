@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agentgraph.agents.feedback import Note, Prediction
@@ -48,6 +48,8 @@ class Evidence:
         The nudges of its last feedback against what happened.
     plans
         How many whole plans are wanted of it; 0 if it may only nudge.
+    insights
+        Which of the paper's insights the search uses; an agent is told no other.
     """
 
     round: int
@@ -64,6 +66,7 @@ class Evidence:
     history: Sequence[Note] = ()
     predictions: Sequence[Prediction] = ()
     plans: int = 0
+    insights: Collection[int] = (1, 2, 3)
 
     def utility(self, trial: Trial) -> float:
         """Utility of a trial."""

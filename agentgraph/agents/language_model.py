@@ -98,7 +98,7 @@ class LanguageModel(Agent):
         text = f"{text} Answer with one JSON object and nothing else, of this schema: {json.dumps(wanted)}"
         if complaint:
             text = f"{text}\n\nYour last answer could not be used: {complaint}. Answer again."
-        told = [f"({number}) {INSIGHTS[number]}" for number in self.insights]
+        told = [f"({number}) {INSIGHTS[number]}" for number in self.insights if number in evidence.insights]
         system = " ".join([TASK, *(["What is known:"] if told else []), *told])
         request = Request(
             model=self.model.served_name,

@@ -44,7 +44,7 @@ from agentgraph.space import Space, StageSpace
 from agentgraph.trial import Trial
 
 MODES: Final = ("sample", "propose")
-GRADIENTS: Final = ("text", "numeric", "both")
+GRADIENTS: Final = ("text", "numeric", "both", "turns")
 PHASES: Final = ("probe", "warm-up", "search")
 
 
@@ -58,13 +58,14 @@ class AgentReinforce(Optimizer):
     mode
         'sample' (the agent moves the tables, plans are drawn) or 'propose' (it may add whole plans).
     gradient
-        'text' (the agent's nudges), 'numeric' (a REINFORCE step, the agent is not asked for nudges) or 'both'.
+        'text' (the agent's nudges), 'numeric' (a REINFORCE step, the agent is not asked for nudges), 'both' in every
+        round, or 'turns': one after the other.
     insights
         Which of the paper's three insights to use. 1: single models are probed and the agent chooses mixes to start
         from, else mixes are drawn at random and models do not enter forecasts. 2: width and depth enter forecasts, and
         mixes are tried in several shapes. 3: width and depth may depend on each other in forecasts.
     mixes
-        How many mixes of models the agent chooses to start from (the paper: 2).
+        How many mixes of models the agent chooses to start from (the paper: 2); 0 draws plans from the first round on.
     rate
         What part of each nudge is applied, in (0, 1].
     step
@@ -115,7 +116,7 @@ class AgentReinforce(Optimizer):
         self.screen = Screen(
             space, objective, look if self.free else None, insights=self.insights, boldness=self.boldness
         )
-        self.phase = PHASES[0] if 1 in self.insights else PHASES[1]
+        self.phase = PHASES[2] if not self.mixes else PHASES[0] if 1 in self.insights else PHASES[1]
         self.round = 0
         self.chosen: list[Mix] = []
         self.rejects: Counter[str] = Counter()  # what of the agent's replies could not be used, by kind
@@ -171,8 +172,9 @@ class AgentReinforce(Optimizer):
             listed, raw = self._start(evidence)
             shown = f"{shown}\n\nMIXES\n{listed}"
         else:
-            raw = self._learn(evidence) if self.gradient != "numeric" else "not asked: gradient=numeric"
-            if self.gradient != "text":
+            text, numeric = self._turn()
+            raw = self._learn(evidence) if text else f"not asked: gradient={self.gradient}"
+            if numeric:
                 self._follow(fresh)
         self._report = account(
             evidence,
@@ -298,6 +300,7 @@ class AgentReinforce(Optimizer):
             history=self.notes,
             predictions=realised(self.predictions, trials, self.tables, self.objective.utility),
             plans=self._k if self.mode == "propose" else 0,
+            insights=self.insights,
         )
 
     def _learn(self, evidence: Evidence) -> str:
@@ -327,6 +330,12 @@ class AgentReinforce(Optimizer):
         note = Note(round=evidence.round, critique=critique, mean=evidence.objective_mean)
         kept = len(self.notes) + 1 - self.agent.history
         self.notes = [*self.notes, note][max(0, kept) :]
+
+    def _turn(self) -> tuple[bool, bool]:
+        """Whether the agent's nudges and whether a REINFORCE step move the tables after this round."""
+        if self.gradient == "turns":
+            return self.round % 2 == 1, self.round % 2 == 0
+        return self.gradient != "numeric", self.gradient != "text"
 
     def _follow(self, trials: Sequence[Trial]) -> None:
         """One REINFORCE step from the round's trials."""
