@@ -59,6 +59,7 @@ class Race:
         train: Sequence[Question],
         per_plan: int,
         *,
+        places: int,
         space: Space,
         archive: Archive,
         objective: Objective,
@@ -70,15 +71,20 @@ class Race:
         execute
             Answers of jobs: an executor's.
         per_plan
-            Most questions that a plan is marked on; the round as a whole makes no more than ``len(plans)`` times that
-            many question evaluations.
+            Most questions that a plan is marked on.
+        places
+            How many plans a round has room for: it makes no more than ``places`` times ``per_plan`` question evaluations.
+            More plans than that (the probes of a large pool, say) share them, the most hopeful first, once each
+            has had a block.
         """
         runners = _Runners(execute, train, space, archive, objective)
-        left = len(plans) * per_plan
+        left = min(places, len(plans)) * per_plan
         alive = [runners.enter(plan) for plan in plans]
         marked = 0
-        while alive and marked < per_plan:
+        while alive and marked < per_plan and (left > 0 or not marked):
             size = min(self.block, per_plan - marked)
+            if marked and left < size * len(alive):
+                alive = runners.by_hope(alive)[: max(1, left // size)]
             left -= runners.advance(alive, size)
             marked += size
             leader = runners.leader()
@@ -104,7 +110,7 @@ class Race:
     def _contenders(self, runners: _Runners) -> list[str]:
         """The leader and the plans closest to it that have the fewest marks, those still with questions to answer."""
         leader = runners.leader()
-        close = [plan for plan in runners.hopeful(_CONTENDERS) if not self.worse(runners, plan, leader)]
+        close = [plan for plan in runners.by_hope()[:_CONTENDERS] if not self.worse(runners, plan, leader)]
         open_ = [plan for plan in dict.fromkeys([leader, *close]) if runners.unmarked(plan)]
         fewest = min((runners.marks(plan) for plan in open_), default=0)
         return [plan for plan in open_ if runners.marks(plan) == fewest]
@@ -155,11 +161,14 @@ class _Runners:
         ranked = fitting or list(self._trials.values())
         return max(ranked, key=lambda t: self._objective.utility(t) - t.stderr).plan.id
 
-    def hopeful(self, count: int) -> list[str]:
-        """Plans that may be the best, the most promising first."""
-        fitting = [trial for trial in self._trials.values() if charge_fits(trial, self._space.budget)]
-        ranked = sorted(fitting, key=lambda t: -(self._objective.utility(t) + t.stderr))
-        return [trial.plan.id for trial in ranked[:count]]
+    def by_hope(self, plans: Sequence[str] | None = None) -> list[str]:
+        """These plans, or all whose charge fits, the most promising first: by utility and one standard error more."""
+        if plans is None:
+            plans = [name for name, trial in self._trials.items() if charge_fits(trial, self._space.budget)]
+        return sorted(plans, key=lambda name: -self._hope(self._trials[name]))
+
+    def _hope(self, trial: Trial) -> float:
+        return self._objective.utility(trial) + trial.stderr
 
     def difference(self, plan: str, leader: str) -> NDArray[np.float64]:
         """Utility question by question less the leader's, on questions that both answered."""

@@ -64,6 +64,7 @@ def search(
                 plans,
                 train,
                 questions_per_round,
+                places=plans_per_round,
                 space=space,
                 archive=archive,
                 objective=optimizer.objective,

@@ -38,10 +38,13 @@ class Skilled:
         return sum(len(questions) for batch in self.batches for _, questions in batch)
 
 
-def raced(skill, asked, archive=None, *, per_plan=32, **settings):
+def raced(skill, asked, archive=None, *, per_plan=32, places=None, **settings):
     execute = Skilled(skill)
     archive = archive or Archive()
-    scored = Race(**settings).run(execute, asked, TRAIN, per_plan, space=SPACE, archive=archive, objective=Accuracy())
+    places = len(asked) if places is None else places
+    scored = Race(**settings).run(
+        execute, asked, TRAIN, per_plan, places=places, space=SPACE, archive=archive, objective=Accuracy()
+    )
     archive.add_round(0, [(plan, SPACE.price(plan), answers) for plan, answers in scored])
     return execute, archive
 
@@ -89,6 +92,19 @@ def test_a_plan_asked_for_again_goes_on_where_it_stopped():
     assert len(archive.of(plan).marks) == 64
 
 
+def test_more_plans_than_places_share_the_evaluations_the_most_hopeful_first():
+    some = plans(24)
+    skill = {plan.id: 0.95 if i < 4 else 0.4 for i, plan in enumerate(some)}
+    execute, archive = raced(skill, some, block=8, places=8)
+    marks = [len(archive.of(plan).marks) for plan in some]
+    assert min(marks) >= 8
+    assert execute.evaluations == sum(marks) == 8 * 32
+    assert np.mean(marks[:4]) > np.mean(marks[4:])
+    many = plans(60, seed=3)
+    execute, _ = raced({plan.id: 0.5 for plan in many}, many, block=8, places=2)
+    assert execute.evaluations == 8 * len(many)  # a block each, whatever the places
+
+
 def test_equal_plans_all_run_to_the_end():
     some = plans(4)
     _, archive = raced({plan.id: 0.7 for plan in some}, some, block=8)
@@ -103,7 +119,9 @@ def test_what_the_service_failed_on_is_not_asked_again_in_the_round_and_ends():
             return None if plan == some[0] else super().mark(plan, question)
 
     execute = Failing({plan.id: 1.0 for plan in some})
-    scored = Race(block=8).run(execute, some, TRAIN[:16], 32, space=SPACE, archive=Archive(), objective=Accuracy())
+    scored = Race(block=8).run(
+        execute, some, TRAIN[:16], 32, places=2, space=SPACE, archive=Archive(), objective=Accuracy()
+    )
     counts = {plan.id: len(answers) for plan, answers in scored}
     assert counts == {some[0].id: 16, some[1].id: 16}
 

@@ -13,11 +13,23 @@ from agentgraph.optimizers.base import Optimizer
 from agentgraph.search import search
 
 RIVALS = ("random_search", "tpe", "tpe_tuned", "nsga2", "nsga2_tuned", "evolution", "reinforce")
-OURS = "agent_reinforce"
+OURS = "agent_reinforce+race=true"
 SLOW = {"gp": 100}
 """Methods that run to so many trials only, and by default in the first of the worlds only: a fit takes seconds."""
-ABLATIONS: dict[str, str] = {}
-"""Variants of ours by a short name."""
+ABLATIONS = {
+    "race-off": "agent_reinforce",
+    "free-off": f"{OURS}+free=false",
+    "screen-off": f"{OURS}+candidates=0",
+    "mode-sample": f"{OURS}+mode=sample",
+    "gradient-numeric": f"{OURS}+gradient=numeric",
+    "gradient-both": f"{OURS}+gradient=both",
+    "insight-1-off": f"{OURS}+insights=[2,3]",
+    "insight-2-off": f"{OURS}+insights=[1,3]",
+    "insight-3-off": f"{OURS}+insights=[1,2]",
+    "textgrad": "textgrad",
+    "maao": "maao",
+}
+"""Variants of ours by a short name, and the rivals that have its agent."""
 
 _LOOP = frozenset(inspect.signature(search).parameters) - {
     "space", "executor", "optimizer", "archive", "rounds", "seed", "began", "ended"
