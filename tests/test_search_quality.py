@@ -195,7 +195,7 @@ def test_intervals():
 )
 def test_summary_tells_ratios_and_bounds(ours, theirs, words):
     runs = []
-    for method, (evaluations, calls) in (("agent_reinforce", ours), ("tpe", theirs)):
+    for method, (evaluations, calls) in ((methods.OURS, ours), ("tpe", theirs)):
         came = [(evaluations, calls, 0.9)] if evaluations else []
         points = [*came, (512, max(99, calls or 0), 0.9 if came else 0.1)]
         runs += [run_of(points, method=method, seed=s, evaluations=512, agent=method != "tpe") for s in range(2)]
@@ -207,7 +207,7 @@ def test_summary_says_where_ours_is_worse():
     runs = [
         run_of([(256, 9, 0.9 - 0.1 * (method != "tpe") - 0.001 * s)], method=method, seed=s, evaluations=256,
                agent=method != "tpe")
-        for method in ("agent_reinforce", "tpe") for s in range(4)
+        for method in (methods.OURS, "tpe") for s in range(4)
     ]  # fmt: skip
     assert any("yes, at 256: 10.00 ±" in line and "more than tpe" in line for line in tables.report(runs))
     assert any(line.endswith("   no") for line in tables.report(runs, ours="tpe"))

@@ -1,4 +1,4 @@
-"""Worlds of the embedded tasks: every plan of at most 4 nodes and 8 units was run once, so its value is in a table."""
+"""Worlds of the embedded tasks: every plan of at most 4 nodes (calc: 3) and 8 units was run once, so its value is in a table."""
 
 from __future__ import annotations
 
