@@ -118,9 +118,12 @@ class Front(Entry):
         """The front of points, at least one.
 
         A validated point leaves only for a validated one, since the numbers of the others are optimistic; one known from
-        the search alone leaves for either. Of equal points the one with the fewest nodes stays.
+        the search alone leaves for either. Of equal points the one with the fewest nodes stays, and a plan stands once.
         """
-        every = sorted(points, key=lambda point: sum(len(stage.graph.nodes) for stage in point.plan.stages))
+        once: dict[str, Point] = {}
+        for point in sorted(points, key=lambda point: point.validated is None):
+            once.setdefault(point.plan.plan().id, point)
+        every = sorted(once.values(), key=lambda point: point.plan.plan().nodes)
         validated = _best([point for point in every if point.validated])
         survivors = _best([*validated, *(point for point in every if not point.validated)])
         kept = [*validated, *(point for point in survivors if not point.validated)]

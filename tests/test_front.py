@@ -127,3 +127,8 @@ def test_of_equal_points_the_one_with_fewest_nodes_stays():
     nodes = [p.plan.plan().nodes for p in every]
     assert nodes[0] > min(nodes)
     assert [p.plan.plan().nodes for p in Front.of(every).points] == [min(nodes)]
+
+
+def test_a_plan_stands_once_with_its_validated_numbers():
+    searched, validated = point(0, (0.9, Cost(0.5)), None), point(0, (0.9, Cost(1.0)), (0.6, Cost(1.0)))
+    assert Front.of([searched, validated]).points == (validated,)
