@@ -160,8 +160,13 @@ def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: 
     table(result.rows, sys.stdout)
     print(f"\nThe found plan, by {best.found.optimizer}:\n\n{tree_text(best)}")
     saved = 1 - summary["calls_made"] / max(1, summary["calls_asked"])
+    alone = summary["search_only"]
     print(
-        f"{summary['plans']} plans, {summary['calls_asked']:,} calls needed, {summary['calls_made']:,} made "
+        f"The search alone: {summary['plans']} plans, {alone['question_evaluations']:,} question evaluations, {alone['made']:,} "
+        f"calls made; {alone['looked']:,} more marks were read from earlier calls for nothing"
+    )
+    print(
+        f"With validation and test: {summary['calls_asked']:,} calls needed, {summary['calls_made']:,} made "
         f"({saved:.0%} had been made before), {summary['calls_failed']} failed, "
         f"{summary['tokens_spent']:,} tokens; the agent made {summary['agent_calls']} calls of "
         f"{summary['agent_tokens']:,} tokens; {summary['seconds']} s"

@@ -451,7 +451,10 @@ class _Run:
             "agent_calls": counts.agent_calls,
             "agent_tokens": counts.agent_tokens,
             "agent_rejects": dict(sorted(self.setup.optimizer.rejects.items())),
-            "search_only": {key: searched[key] for key in ("asked", "made", "failed", "tokens", "flops")},
+            "search_only": {
+                "question_evaluations": sum(len(trial.marks) for trial in self.archive.trials),
+                **{key: searched[key] for key in ("looked", "asked", "made", "failed", "tokens", "flops")},
+            },
             "seconds": round(time.monotonic() - self.began, 1),
         }
 

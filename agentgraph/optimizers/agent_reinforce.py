@@ -8,7 +8,7 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
 - Role and model probabilities are moved as well as edges; a mix adds to the model logits, it does not fix the multiset.
 - Warm-up scores several shapes of each chosen mix on a slice of questions and keeps the best, ties by lower price; the
   released code compares without an absolute value and so picks at random.
-- Many plans are drawn and few are run: `agentgraph.optimizers.screen` chooses, by stored replies and by forecasts from
+- Many plans are drawn and few are run: `agentgraph.optimizers.screen` chooses, by earlier calls and by forecasts from
   the trials. ``candidates: 0`` runs plans as drawn.
 - Beside the textual gradient, or instead of it, a numeric one can move the tables: a leave-one-out REINFORCE step from the
   same trials. Screened plans are no plain draws, so with screening that step is a heuristic, not an unbiased estimate.
@@ -75,7 +75,7 @@ class AgentReinforce(Optimizer):
     candidates
         How many plans are drawn for each round, of which the screen chooses; 0 runs plans as drawn.
     free
-        Whether the screen looks up what stored replies say of a plan.
+        Whether the screen looks up what earlier calls say of a plan.
     boldness
         How far from the best forecast the screen looks, >= 0 (`agentgraph.optimizers.screen.Screen`).
     """

@@ -1,6 +1,6 @@
 """Screening: which of many drawn plans to pay for, by what is known of them without a new call.
 
-Two sources say how good a plan may be before it is run: stored replies, which give its marks for nothing where all its
+Two sources say how good a plan may be before it is run: earlier calls, which give its marks for nothing where all its
 calls were made before (`agentgraph.lookup`), and the trials of plans like it (`agentgraph.forecast`). Both enter one
 joint posterior, so that a lucky look among thousands is drawn back to what similar plans did. Plans to run are drawn from it by
 Thompson sampling, dear ones at a small handicap. What was looked at and what decides are kept apart: the winner of a run is
@@ -66,7 +66,7 @@ class Screen:
     space, objective
         Those of the search.
     look
-        What stored replies say of a plan; ``None`` chooses by forecasts alone.
+        What earlier calls say of a plan; ``None`` chooses by forecasts alone.
     insights
         Those the forecast may use.
     boldness
