@@ -11,6 +11,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
+class VLLMError(Exception):
+    """What vLLM raises for a request that it cannot serve; no ValueError."""
+
+
 class RequestOutputKind(enum.Enum):
     """When outputs are wanted."""
 
@@ -46,6 +50,7 @@ class EngineArgs:
     model: str
     logprobs_mode: str
     disable_log_stats: bool
+    use_tqdm_on_load: bool
     structured_outputs_config: Mapping[str, Any]
     distributed_executor_backend: str | None = None
     enable_chunked_prefill: bool | None = None
@@ -100,7 +105,7 @@ class LLMEngine:
         if self.module.schema_failure is not None and params.structured_outputs is not None:
             raise self.module.schema_failure
         if len(prompt["prompt_token_ids"]) >= self.arguments.max_model_len:
-            raise ValueError("The decoder prompt is longer than the maximum model length")
+            raise VLLMError("The decoder prompt is longer than the maximum model length")
         self.asked.append(params)
         self.live[number] = Live(number, prompt["prompt_token_ids"], params)
 
@@ -167,6 +172,7 @@ class Vllm:
                 "RequestOutputKind": RequestOutputKind,
                 "StructuredOutputsParams": StructuredOutputsParams,
             },
+            "vllm.exceptions": {"VLLMError": VLLMError},
             "vllm.platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: self.cpu)},
         }
         made = {}

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_vllm import RequestOutputKind
+from fake_vllm import RequestOutputKind, VLLMError
 from standin import ask
 
 import agentgraph.backends.embedded
@@ -21,6 +21,7 @@ from agentgraph.errors import BackendError, BackendRefused, ConfigError
 from agentgraph.prompt import Prompt, render
 from agentgraph.request import Request, Settings
 from agentgraph.run import run
+from agentgraph.run_folder import RunFolder
 from agentgraph.tasks import recall
 
 SCHEMA = {"title": "t", "type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
@@ -166,14 +167,15 @@ def test_schema_is_handed_on(vllm):
     assert vllm.engines[0].asked[0].structured_outputs.json == SCHEMA
 
 
-def test_schema_that_is_refused_is_left_out_and_said_once(vllm, caplog):
-    vllm.schema_failure = ValueError("unsupported feature")
+@pytest.mark.parametrize("failure", [ValueError("unsupported feature"), VLLMError("unsupported feature")])
+def test_schema_that_is_refused_is_left_out_and_said_once(vllm, caplog, failure):
+    vllm.schema_failure = failure
     with caplog.at_level(logging.WARNING):
         results = replies(VllmLocal({"m": "org/m"}), [with_schema("x"), with_schema("y")])
     assert [result.text[:2] for result in results] == ["x/", "y/"]
     assert [one.structured_outputs for one in vllm.engines[0].asked] == [None, None]
     (record,) = caplog.records
-    assert "cannot hold 'm' to a JSON Schema (ValueError: unsupported feature)" in record.getMessage()
+    assert f"cannot hold 'm' to a JSON Schema ({type(failure).__name__}: unsupported feature)" in record.getMessage()
 
 
 def test_schema_is_not_blamed_for_a_prompt_that_is_too_long(vllm):
@@ -458,7 +460,7 @@ def test_real_engine(babbler):
 @pytest.mark.filterwarnings("ignore")
 def test_real_search_whose_agent_runs_in_this_process(babbler, tmp_path):
     served = {name: {"model": str(WEIGHTS / name), **TINY} for name in ("a-small", "b-small")}
-    served["babbler"] = {"model": str(babbler), **TINY, "max_num_batched_tokens": 2**16}
+    served["babbler"] = {"model": str(babbler), **TINY}
     config = load(
         "search",
         [
@@ -474,8 +476,10 @@ def test_real_search_whose_agent_runs_in_this_process(babbler, tmp_path):
             f"+models.backends.local.models={json.dumps(served).replace(chr(34), '')}",
         ],
     )
-    setup = build_search(config)
-    run(setup, tmp_path / "run")
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert sum(summary["agent_rejects"].values()) >= 1
-    assert (tmp_path / "run" / "best.json").exists()
+    result = run(build_search(config), folder=RunFolder(tmp_path))
+    summary = result.summary
+    # A choice of mixes and a feedback, or two feedbacks: asked three times each, none of which made sense.
+    assert sum(summary["agent_rejects"].values()) == summary["agent_calls"] == 6
+    assert summary["agent_tokens"] > 0
+    assert {trial.number for trial in result.archive.trials if trial.marks}
+    assert (tmp_path / "best.json").exists()

@@ -133,10 +133,12 @@ class VllmLocal(Backend):
             import vllm
         except ImportError as error:
             raise self._missing(error) from error
+        failures: tuple[type[Exception], ...]
+        failures = (OSError, TypeError, KeyError, ImportError, AttributeError, RuntimeError, *_complaints())
         try:
             arguments = vllm.EngineArgs(**spec.engine_arguments(cpu=_on_cpu()))
             return _Engine(spec, vllm.LLMEngine.from_engine_args(arguments))
-        except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        except failures as error:
             raise BackendRefused(
                 f"vLLM cannot run model {model!r} of backend {self.name!r} ({_short(error)}); change its engine arguments, "
                 f"which are {spec.arguments}"
@@ -161,6 +163,7 @@ class _Spec:
         """All arguments of the engine: what is sound for our requests, unless told otherwise."""
         sound: dict[str, Any] = {
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
             # Models that do not want to end a reply otherwise fill it with blanks.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         }
@@ -211,12 +214,9 @@ class _Engine:
         BackendRefused
             If the engine does not take it.
         """
-        from jinja2 import TemplateError
-
         try:
-            tokens = self._tokens(row.request)
-            number = self._add(row.request, tokens)
-        except (ValueError, TemplateError) as error:
+            number = self._add(row.request, self._tokens(row.request))
+        except _complaints() as error:
             raise BackendRefused(
                 f"model {self.spec.name!r} cannot be asked this ({_short(error)}); if the prompt is too long, give nodes fewer "
                 "parents or raise max_model_len; if its chat template does not fit, use another model or give a "
@@ -239,7 +239,7 @@ class _Engine:
         schema = request.schema if self.takes_schema else None
         try:
             return self._ask(request, tokens, schema)
-        except ValueError as error:
+        except _complaints() as error:
             if schema is None:
                 raise
             number = self._ask(request, tokens, None)
@@ -451,6 +451,14 @@ def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def _complaints() -> tuple[type[Exception], ...]:
+    """What vLLM and a chat template raise for something they cannot do; older versions of vLLM have no class for it."""
+    from jinja2 import TemplateError
+    from vllm import exceptions
+
+    return ValueError, TemplateError, getattr(exceptions, "VLLMError", ValueError)
 
 
 def _short(error: Exception) -> str:
