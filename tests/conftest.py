@@ -1,9 +1,11 @@
 """Puts this folder on the path, so that tests in folders below find its helpers; one thread for arithmetic."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from fake_vllm import Vllm
 from servers.loopback import Loopback
 
 torch.set_num_threads(1)
@@ -15,3 +17,15 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with Loopback() as server:
         yield server
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Vllm:
+    """A stand-in for vLLM, as the module that is imported; the environment is as it was afterwards."""
+    for variable in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    fake = Vllm()
+    for name, module in fake.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return fake

@@ -12,19 +12,21 @@ import agentgraph.backends
 from agentgraph.backends.base import Backend
 from agentgraph.backends.openai_server import OpenAIServer
 from agentgraph.backends.scripted import Scripted
+from agentgraph.backends.vllm_local import VllmLocal
 from agentgraph.errors import BackendError, BackendRefused
 from agentgraph.request import Reply
 
 FOLDER = Path(agentgraph.backends.__file__).parent
 
 
-@pytest.fixture(params=["embedded", "openai_server", "scripted"])
-def backend(request, loopback, tmp_path):
+@pytest.fixture(params=["embedded", "openai_server", "scripted", "vllm_local"])
+def backend(request, loopback, tmp_path, vllm):  # noqa: ARG001  a stand-in for the import
     """One of the family, serving the model 'm'."""
     return {
         "embedded": lambda: EmbeddedStandIn(tmp_path, ["m"]),
         "openai_server": lambda: OpenAIServer(loopback.url, retries=0),
         "scripted": lambda: Scripted(lambda _: "ok", models=["m"], latency=0.001),
+        "vllm_local": lambda: VllmLocal({"m": "org/m"}),
     }[request.param]()
 
 
@@ -40,7 +42,14 @@ def with_backend(backend, work):
 
 def test_every_member_is_here():
     members = {path.stem for path in FOLDER.iterdir() if path.suffix == ".py" or path.name == "embedded"}
-    assert members - {"__init__", "base"} == {"embedded", "openai_server", "recorded", "scripted", "synthetic"}
+    assert members - {"__init__", "base"} == {
+        "embedded",
+        "openai_server",
+        "recorded",
+        "scripted",
+        "synthetic",
+        "vllm_local",
+    }
 
 
 def test_reply(backend):
@@ -105,15 +114,17 @@ def test_fingerprint_is_text(backend):
     assert isinstance(backend.fingerprint("m"), str)
 
 
-@pytest.mark.parametrize("failing", ["embedded", "openai_server", "scripted"])
-def test_failures_of_the_service_are_backend_errors(failing, loopback, tmp_path):
+@pytest.mark.parametrize("failing", ["embedded", "openai_server", "scripted", "vllm_local"])
+def test_failures_of_the_service_are_backend_errors(failing, loopback, tmp_path, vllm):
     loopback.script = lambda *_: error(500)
     embedded = EmbeddedStandIn(tmp_path, ["m"])
     embedded.stand_ins["m"].failure = RuntimeError("out of memory")
+    vllm.failure = RuntimeError("out of memory")
     backend = {
         "embedded": embedded,
         "openai_server": OpenAIServer(loopback.url, retries=0),
         "scripted": Scripted([BackendError("down")]),
+        "vllm_local": VllmLocal({"m": "org/m"}),
     }[failing]
     with pytest.raises(BackendError):
         with_backend(backend, lambda b: b.reply(ask()))
