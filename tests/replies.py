@@ -117,5 +117,5 @@ BAD_PLANS = {
         "may only be the sink",
         "invalid plan",
     ),
-    "dear": (plan({"role": "assistant", "model": "a-large"}), "units, the budget is 2", "over budget"),
+    "dear": (plan({"role": "assistant", "model": "a-large"}), "of 2 units, more than the budget", "over budget"),
 }

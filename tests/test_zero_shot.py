@@ -51,7 +51,7 @@ def test_proposals_are_used():
         "at most 4 nodes",
         "with small: 0: 1.00",
         "vote (at least 1 parents; sink only): no model",
-        "may not exceed 6 units",
+        "may sum to 6 units",
         "none",
     ):
         assert word in text

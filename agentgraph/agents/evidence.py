@@ -47,7 +47,7 @@ def task_text(task: Task) -> str:
 def space_text(space: Space) -> str:
     """The budget, and of each stage the roles with their rules and prices by number of parents, in units."""
     budget = space.budget
-    head = f"Budget: the price of a plan may not exceed {budget.text()} per question."
+    head = f"Budget: prices may sum to {budget.text()} per question at most."
     return "\n".join([head, *(_stage_text(stage, budget.unit) for stage in space.stages)])
 
 
