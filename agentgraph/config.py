@@ -22,6 +22,7 @@ from agentgraph.roles.base import Role
 from agentgraph.tasks.base import Task
 
 if TYPE_CHECKING:
+    from agentgraph.race import Race
     from agentgraph.run import Setup
 
 __all__ = [
@@ -229,11 +230,22 @@ def build_search(config: DictConfig) -> Setup:
         roles=[build(role) for role in config.role.values()],
         optimizer=build(config.optimizer),
         objective=build(config.objective),
-        race=build(config.race),
+        race=_race(config.race),
         **{f"budget_{name}": value for name, value in config.budget.items()},
         **{key: config[key] for key in ("max_nodes", "rounds", "plans_per_round", "questions_per_round")},
         **{key: config[key] for key in ("finalists", "failure_share", "seed")},
     )
+
+
+def _race(given: Any) -> Race | None:  # noqa: ANN401  whatever was typed
+    """The race: its settings, true for its defaults, false or null for none."""
+    from agentgraph.race import Race  # late, as `Setup` above
+
+    if given is None or isinstance(given, bool):
+        return Race() if given else None
+    if not isinstance(given, DictConfig):
+        raise ConfigError(f"race={given!r} must be true, false or null, or change race.block and race.doubt")
+    return cast("Race", build(given))
 
 
 def _agent_model(config: DictConfig, pool: Pool, backends: dict[str, Backend]) -> None:

@@ -263,3 +263,16 @@ def test_bad_values_are_errors_of_ours(pool_file):
         build_search(load("search", [*chosen, "agent=language_model"]))
     with pytest.raises(ConfigError, match="task.path|path"):
         build_search(load("search", [*chosen, "task=jsonl"]))
+
+
+def test_race_is_a_switch():
+    from agentgraph.race import Race
+
+    def race(*overrides):
+        return build_search(load("search", ["task=synthetic", "models=synthetic", *overrides])).race
+
+    assert race() == race("race=true") == Race()
+    assert race("race.block=5", "race.doubt=0.2") == Race(5, 0.2)
+    assert race("race=false") is race("race=null") is None
+    with pytest.raises(ConfigError, match="race='maybe' must be true, false or null"):
+        race("race=maybe")
