@@ -257,7 +257,7 @@ class AgentReinforce(Optimizer):
     def _best_solver(self, stage: StageSpace) -> list[str]:
         """For each model the role in which it solves best alone."""
         names = [role.name for role in stage.roles if role.min_parents == 0 and role.may_be_sink]
-        best = dict.fromkeys(stage.pool.names, (-1.0, names[0]))
+        best = dict.fromkeys(stage.pool.names, (-np.inf, names[0]))
         for trial in self._trials.values():
             graph = trial.plan.stages[0]
             if len(graph.nodes) == 1 and graph.nodes[0].role in names:
