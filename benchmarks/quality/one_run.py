@@ -76,8 +76,7 @@ class _Clock:
 def incumbent(archive: Archive, optimizer: Optimizer, space: Space) -> Trial | None:
     """The trial whose plan would be chosen if the search ended now."""
     fitting = archive.ranked(optimizer.objective, space.budget)
-    ranked = getattr(optimizer, "ranked", list)  # one that has a way of its own to tell the best
-    return next(iter(ranked(fitting)), None)
+    return next(iter(optimizer.ranked(fitting)), None)
 
 
 def one_run(world: World, method: Method, seed: int, evaluations: int, train: int | None = None) -> dict[str, Any]:
@@ -105,14 +104,21 @@ def _points(
     loop = {"plans_per_round": PLANS, "questions_per_round": QUESTIONS, **method.loop_arguments()}
     rounds = max(1, -(-evaluations // (loop["plans_per_round"] * loop["questions_per_round"])))
     archive, points = Archive(), [Point(0, 0, 0, None, None, 0.0)]
-    optimizer.setup(world.space, Accuracy(), rounds=rounds, call=executor.ask, **_looks(executor))
+    train = {question.id: question for question in executor.task.questions("train")}
+    optimizer.setup(
+        world.space,
+        Accuracy(),
+        rounds=rounds,
+        call=executor.ask,
+        look=lambda plan, ids: executor.known(plan, [train[name] for name in ids]),
+    )
 
     def ended(round_: int, trials: Sequence[Trial]) -> None:
         del trials
         best = incumbent(archive, optimizer, world.space)
         value = world.value(best.plan) if best else (None, None)
         marks = sum(len(trial.marks) for trial in archive.trials)
-        looked = getattr(executor.counts, "looked", 0)
+        looked = executor.counts.looked
         points.append(Point(marks, executor.counts.made, looked, *value, round(clock.seconds, 4)))
         idle = round_ >= IDLE and points[-1 - IDLE].evaluations == marks
         if marks >= evaluations or idle or len(archive) >= (method.most_trials or len(archive) + 1):
@@ -131,11 +137,3 @@ def _points(
             **loop,
         )
     return points[1:]
-
-
-def _looks(executor: Executor) -> dict[str, Any]:
-    """How an optimizer may look up what earlier calls say of a plan, where the executor knows."""
-    if not hasattr(executor, "known"):
-        return {}
-    train = {question.id: question for question in executor.task.questions("train")}
-    return {"look": lambda plan, ids: executor.known(plan, [train[name] for name in ids])}
