@@ -168,11 +168,20 @@ def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: 
     print(
         f"With validation and test: {summary['calls_asked']:,} calls needed, {summary['calls_made']:,} made "
         f"({saved:.0%} had been made before), {summary['calls_failed']} failed, "
-        f"{summary['tokens_spent']:,} tokens; the agent made {summary['agent_calls']} calls of "
+        f"{summary['tokens_spent']:,} tokens{_trouble(summary)}; the agent made {summary['agent_calls']} calls of "
         f"{summary['agent_tokens']:,} tokens; {summary['seconds']} s"
     )
     print(f"Files: {folder.path}")
     print(f"Replay: agentgraph replay {shlex.join([f'plan={folder.best}', *replay_with])}")
+
+
+def _trouble(summary: Mapping[str, Any]) -> str:
+    """What went wrong with calls and was mended or given up, by kind; '' if nothing did."""
+    parts = []
+    for what in ("failed", "retried"):
+        kinds = summary[f"calls_{what}_by_kind"]
+        parts += [f"{what}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)] if kinds else []
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _task_and_models(choices: Mapping[str, str | None], overrides: Sequence[str]) -> list[str]:
@@ -204,7 +213,7 @@ def _pick(config: DictConfig) -> None:
 
 
 def _replay(config: DictConfig) -> None:
-    from agentgraph.config import build, build_models
+    from agentgraph.config import build, build_deadlines, build_models
     from agentgraph.execute import Executor
     from agentgraph.plan_file import PlanFile
     from agentgraph.replay import replay
@@ -221,7 +230,17 @@ def _replay(config: DictConfig) -> None:
     store = ReplyStore(Path(path) if path else None)
     with (
         closing(store),
-        Executor(task, pool, {}, backends, store, seed=seed, failure_share=config.failure_share) as executor,
+        Executor(
+            task,
+            pool,
+            {},
+            backends,
+            store,
+            seed=seed,
+            failure_share=config.failure_share,
+            outage=config.outage,
+            deadlines=build_deadlines(config.deadline),
+        ) as executor,
     ):
         result = replay(
             plan_file, executor, split=config.split, replicate=config.replicate, replace=dict(config.replace)

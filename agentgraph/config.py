@@ -22,6 +22,7 @@ from agentgraph.roles.base import Role
 from agentgraph.tasks.base import Task
 
 if TYPE_CHECKING:
+    from agentgraph.plan_run import Deadlines
     from agentgraph.race import Race
     from agentgraph.run import Setup
 
@@ -233,8 +234,16 @@ def build_search(config: DictConfig) -> Setup:
         race=_race(config.race),
         **{f"budget_{name}": value for name, value in config.budget.items()},
         **{key: config[key] for key in ("max_nodes", "rounds", "plans_per_round", "questions_per_round")},
-        **{key: config[key] for key in ("finalists", "failure_share", "seed")},
+        **{key: config[key] for key in ("finalists", "failure_share", "outage", "seed")},
+        deadlines=build_deadlines(config.deadline),
     )
+
+
+def build_deadlines(given: DictConfig) -> Deadlines | None:
+    """Time limits of nodes and questions; ``None`` if there are none."""
+    from agentgraph.plan_run import Deadlines  # late, as `Setup` above
+
+    return None if all(value is None for value in given.values()) else Deadlines(given.node, given.question)
 
 
 def _race(given: Any) -> Race | None:  # noqa: ANN401  whatever was typed

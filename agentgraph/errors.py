@@ -12,8 +12,10 @@ AgentGraphError
 ├── RunError         a run folder that cannot be written, read or continued
 └── BackendError     a failure of the service, never of the model
     ├── BackendRefused      nobody listens, wrong name, wrong key: trying again is no use
+    ├── BackendDown         the connection broke off, or the server failed (5xx)
     ├── BackendTimeout      no reply in time
-    └── BackendOverloaded   asked to slow down (429, 503)
+    ├── BackendOverloaded   asked to slow down (429, 503)
+    └── BackendMalformed    what came back is no reply (HTML, broken JSON, no choices)
 
 Each message says what was given, what is allowed and what to change. The command line prints them as one
 line; anything else that is raised is a bug and keeps its traceback.
@@ -88,7 +90,14 @@ class BackendError(AgentGraphError):
         What happened, where, and what to change.
     retry
         Whether the same request may succeed a moment later.
+
+    Attributes
+    ----------
+    kind
+        What tables count it as.
     """
+
+    kind = "other"
 
     def __init__(self, message: str, *, retry: bool = True) -> None:
         super().__init__(message)
@@ -98,13 +107,41 @@ class BackendError(AgentGraphError):
 class BackendRefused(BackendError):
     """The server does not listen, does not know the model, or does not accept the key."""
 
+    kind = "refused"
+
     def __init__(self, message: str, *, retry: bool = False) -> None:
         super().__init__(message, retry=retry)
+
+
+class BackendDown(BackendError):
+    """The connection broke off, or the server failed."""
+
+    kind = "down"
 
 
 class BackendTimeout(BackendError):
     """No reply within the time limit."""
 
+    kind = "timeout"
+
 
 class BackendOverloaded(BackendError):
-    """The server asks to slow down."""
+    """The server asks to slow down.
+
+    Parameters
+    ----------
+    retry_after
+        Seconds that it asks to wait, >= 0; 0 if it does not say.
+    """
+
+    kind = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendMalformed(BackendError):
+    """What came back is no reply."""
+
+    kind = "malformed"

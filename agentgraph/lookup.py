@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Job, PlanNode, PlanRun
+from agentgraph.plan_run import Deadlines, Job, PlanNode, PlanRun
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import CallForm, Message, Role
 from agentgraph.store import ReplyStore
@@ -61,6 +61,7 @@ class Lookup:
     def __init__(self, task: Task, pool: Pool, roles: Mapping[str, Role], store: ReplyStore, seed: int) -> None:
         self.task, self.pool, self.roles, self.store, self.seed = task, pool, dict(roles), store, seed
         self.solves: dict[tuple[object, ...], Request] = {}
+        self.deadlines: Deadlines | None = None  # with them it learns nothing
         self.looked = 0
         self._made: set[str] = set()  # keys of the requests that count
         self._learning = False
@@ -160,9 +161,9 @@ class Lookup:
 
     # What `PlanRun` wants of an engine -------------------------------------------------------------------------------
 
-    async def reply(self, request: Request, model: Model) -> Reply:
+    async def reply(self, request: Request, model: Model, within: float | None = None) -> Reply:
         """The stored reply."""
-        del model
+        del model, within
         stored = self.store.get(request.key)
         if stored is None or not (self._learning or request.key in self._made):
             self._wanted = request.key

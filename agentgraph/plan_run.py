@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from agentgraph.budget import TTS_REFERENCE, Cost, Tokens, tts_units
+from agentgraph.budget import TTS_REFERENCE, Cost, Tokens, flops, is_number, tts_units
 from agentgraph.errors import BackendError, ConfigError
 from agentgraph.graph import Graph
 from agentgraph.model import Model, Pool
@@ -20,7 +20,37 @@ from agentgraph.roles.base import Message, Role
 from agentgraph.tasks.base import Question, Stage, Task
 from agentgraph.trial import Answer
 
-__all__ = ["Engine", "Job", "PlanNode", "PlanRun", "sample_numbers"]
+__all__ = ["Deadlines", "Engine", "Job", "PlanNode", "PlanRun", "sample_numbers"]
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long answers may take, in seconds of calls that were sent: time in line for a backend does not count.
+
+    What is not there in time is an outcome of the plan, 'late': a node's message is absent, and the graph goes on without it; a
+    question whose sink is late is marked 0.
+
+    Parameters
+    ----------
+    node
+        Of one node, all its calls together; ``None`` waits.
+    question
+        Of one question, along the longest path; ``None`` waits.
+    """
+
+    node: float | None = None
+    question: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("node", "question"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and value > 0):
+                raise ConfigError(f"deadline.{name}={value!r} must be a positive number of seconds, or null to wait")
+
+    def left(self, node: float, path: float) -> float | None:
+        """Seconds left when a node has taken ``node`` of them and the path up to now ``path``."""
+        ends = [end - taken for end, taken in ((self.node, node), (self.question, path)) if end is not None]
+        return min(ends, default=None)
 
 
 @dataclass(frozen=True)
@@ -50,8 +80,10 @@ class Engine(Protocol):
     seed: int
     solves: dict[tuple[object, ...], Request]
 
-    async def reply(self, request: Request, model: Model) -> Reply:
-        """The reply to a request, made once however often it is asked for."""
+    deadlines: Deadlines | None
+
+    async def reply(self, request: Request, model: Model, within: float | None = None) -> Reply | None:
+        """The reply to a request, made once however often it is asked for; ``None`` if it takes more than ``within`` seconds."""
 
     def check_broken(self) -> None:
         """Raise what makes going on useless, if anything does."""
@@ -124,24 +156,31 @@ class PlanRun:
         askers = [node.asker(text, bill) for node in nodes]
         if len(nodes) == 1:
             message = await nodes[0].role((), askers[0])
-            bill.stage_done(askers[0].seconds)
+            bill.stage_done(askers[0].path + askers[0].seconds)
             return message
         running: list[asyncio.Task[Message]] = []
 
         async def run(i: int) -> Message:
             parents = [await running[p] for p in graph.parents[i]]
+            if parents:
+                askers[i].path = max(askers[p].path + askers[p].seconds for p in graph.parents[i])
             return await nodes[i].role(parents, askers[i])
 
         for i in range(len(nodes)):
             running.append(asyncio.ensure_future(run(i)))
         try:
             message = await running[-1]  # every node reaches the sink: when it is done, all are
+        except BackendError:
+            await asyncio.gather(
+                *running, return_exceptions=True
+            )  # what is in flight is paid for and others may want it
+            raise
         except BaseException:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             raise
-        bill.stage_done(graph.longest_path([asker.seconds for asker in askers]))
+        bill.stage_done(askers[-1].path + askers[-1].seconds)
         return message
 
 
@@ -171,8 +210,8 @@ class _Bill:
         self.calls += 1
 
     def stage_done(self, seconds: float) -> None:
-        """Take in the stage's longest path; the solves of a model share one prompt, the longest, in AgentTTS units."""
-        self.seconds += seconds
+        """Note when the stage's sink was done; the solves of a model share one prompt, the longest, in AgentTTS units."""
+        self.seconds = seconds
         for prompts in self.solves.values():
             self.tts_units += [max(prompts), *(-prompt for prompt in prompts)]
         self.tts_units.append(-TTS_REFERENCE)
@@ -204,6 +243,7 @@ class PlanNode:
         self.settings = replace(role.settings, max_tokens=limit)
         self.view_key = (stage.name, model, self.settings.data())
         self.solve_key = (stage.name, model, self.settings, numbers.get("solve", 0), replicate)
+        self.has_views = type(stage).view is not Stage.view
 
     def asker(self, text: str, bill: _Bill | None = None) -> _Asker:
         return _Asker(self, text, _Bill() if bill is None else bill)
@@ -212,32 +252,44 @@ class PlanNode:
 class _Asker:
     """Asks one node's model about one question; the `Ask` that roles are given."""
 
-    __slots__ = ("bill", "node", "seconds", "text")
+    __slots__ = ("bill", "node", "path", "seconds", "text")
 
     def __init__(self, node: PlanNode, text: str, bill: _Bill) -> None:
         self.node, self.text, self.bill = node, text, bill
         self.seconds = 0.0  # of its calls, one after the other
+        self.path = bill.seconds  # of the longest path up to this node
 
     async def __call__(self, word: str, candidates: Sequence[str] = ()) -> Message:
         node, model = self.node, self.node.model
         if model is None:
             raise ConfigError(f"role {node.role.name!r} calls no model but asked one; set needs_model in its class")
-        reply, problem = Reply("", 0, 0), ""
+        text, problem, deadlines = "", "", node.engine.deadlines
         for attempt in (0, 1):  # a bad outcome is asked once more, with fresh randomness
             request = (
                 self._solve(model, attempt) if word == "solve" else self._request(model, word, candidates, attempt)
             )
-            reply = await node.engine.reply(request, model)
+            within = None if deadlines is None else deadlines.left(self.seconds, self.path + self.seconds)
+            reply = await node.engine.reply(request, model, within)
+            if reply is None:
+                return self._late(model, word, len(candidates), within or 0.0)
             cost = _cost(model, reply)
             self.bill.add(model, cost, solve=word == "solve")
             self.seconds += cost.seconds
-            answer = node.stage.extract(reply.text)
+            text = reply.answer_text
+            answer = node.stage.extract(text)
             if answer is not None:
-                confidence = None if reply.logprob is None else _exp(reply.logprob)
-                return Message(answer, reply.text, confidence)
-            problem = _problem(reply)
+                return Message(answer, text, None if reply.logprob is None else _exp(reply.logprob))
+            problem = _problem(reply, text)
         self.bill.outcomes[problem] += 1
-        return Message(None, reply.text)
+        return Message(None, text)
+
+    def _late(self, model: Model, word: str, candidates: int, waited: float) -> Message:
+        """No message; the call is charged as forecast, for what it will have cost is not known."""
+        forecast = model.cost(self.node.stage.lengths.tokens(word, candidates, model.name))
+        self.bill.add(model, replace(forecast, seconds=waited), solve=word == "solve")
+        self.bill.outcomes["late"] += 1
+        self.seconds += max(0.0, waited)
+        return Message(None)
 
     def _solve(self, model: Model, attempt: int) -> Request:
         """The request of a solve, made once for all plans that share it."""
@@ -251,13 +303,16 @@ class _Asker:
     def _request(self, model: Model, word: str, candidates: Sequence[str], attempt: int) -> Request:
         node = self.node
         sample = node.numbers[word]
-        view_seed = stable_hash(self.text, node.view_key, word, sample, node.replicate, attempt)
+        question = self.text
+        if node.has_views:
+            seed = stable_hash(self.text, node.view_key, word, sample, node.replicate, attempt)
+            question = node.stage.view(self.text, seed)
         prompt = Prompt(
             word=word,
             tag=node.stage.tag,
             instructions=node.stage.instructions,
             role_instructions=node.role.instructions.get(word, ""),
-            question=node.stage.view(self.text, view_seed),
+            question=question,
             candidates=tuple(candidates),
         )
         return Request(
@@ -274,11 +329,15 @@ class _Asker:
 
 def _cost(model: Model, reply: Reply) -> Cost:
     """Measured cost of a call; dollars and seconds by the model's rates where the reply has none."""
-    cost = model.cost(Tokens(reply.prompt_tokens, reply.output_tokens))
-    return replace(
-        cost,
-        usd=cost.usd if reply.usd is None else reply.usd,
-        seconds=cost.seconds if reply.seconds is None else reply.seconds,
+    tokens = Tokens(reply.prompt_tokens, reply.output_tokens)
+    return Cost(
+        flops(model.size, tokens),
+        1.0,
+        tokens.prompt,
+        tokens.output,
+        model.usd.of(tokens) if reply.usd is None else reply.usd,
+        model.seconds.of(tokens) if reply.seconds is None else reply.seconds,
+        tts_units(model.parameters, tokens),
     )
 
 
@@ -286,7 +345,8 @@ def _exp(logprob: float) -> float:
     return min(1.0, math.exp(logprob))
 
 
-def _problem(reply: Reply) -> str:
-    if not reply.text.strip():
-        return "empty"
-    return "cut" if reply.finish == "length" else "unparseable"
+def _problem(reply: Reply, text: str) -> str:
+    """Why a reply has no answer; ``text`` is what came after its reasoning."""
+    if reply.finish == "length" and reply.text.strip():
+        return "cut"
+    return "unparseable" if text.strip() else "empty"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property
+from hashlib import blake2b
+from json.encoder import encode_basestring as quoted
+from json.encoder import encode_basestring_ascii as quoted_ascii
+from typing import Any, Final
 
 from agentgraph.errors import ConfigError
 
@@ -18,8 +21,11 @@ ChatMessage = tuple[str, str]
 
 def stable_hash(*parts: object) -> int:
     """64-bit hash of JSON-able values that is the same in every process and on every machine."""
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return _hash64(json.dumps(parts, ensure_ascii=False, separators=(",", ":")))
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class Settings:
     def data(self) -> dict[str, Any]:
         """As JSON-able data."""
         return asdict(self)
+
+    @cached_property
+    def json(self) -> str:
+        """As they enter a request's key."""
+        return json.dumps((self.temperature, self.top_p, self.max_tokens), separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -89,24 +100,20 @@ class Request:
     key: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        # JSON of [fingerprint, messages, settings, sample, replicate, attempt, schema if there is one], written by hand: a
+        # search makes tens of thousands, and an encoder takes three times as long.
+        messages = ",".join([f"[{quoted(role)},{quoted(text)}]" for role, text in self.messages])
         sampled = self.settings.temperature > 0
-        parts = (
-            self.fingerprint,
-            self.messages,
-            (self.settings.temperature, self.settings.top_p, self.settings.max_tokens),
-            self.sample if sampled else 0,
-            self.replicate if sampled else 0,
-            self.attempt,
-            *([] if self.schema is None else [self.schema]),
-        )
-        text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        object.__setattr__(self, "key", digest)
+        numbers = f"{self.sample if sampled else 0},{self.replicate if sampled else 0},{self.attempt}"
+        schema = "" if self.schema is None else f",{json.dumps(self.schema, ensure_ascii=False, separators=(',', ':'))}"
+        text = f"[{quoted(self.fingerprint)},[{messages}],{self.settings.json},{numbers}{schema}]"
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        object.__setattr__(self, "key", key)
 
     @property
     def seed(self) -> int:
         """Seed for the backend, in [0, 2**63): a hash of the run's seed and the key."""
-        return stable_hash(self.run_seed, self.key) >> 1
+        return _hash64(f'[{self.run_seed},"{self.key}"]') >> 1
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,8 @@ class Reply:
         How long the backend took; ``None`` where that is not known: then the model's own rate says it.
     usd
         Dollars that the call cost, where the backend says so.
+    reasoning_tokens
+        Those of the output tokens that were spent on reasoning, where the backend says so.
     """
 
     text: str
@@ -137,7 +146,34 @@ class Reply:
     logprob: float | None = None
     seconds: float | None = None
     usd: float | None = None
+    reasoning_tokens: int = 0
 
-    def data(self) -> dict[str, Any]:
-        """As JSON-able data."""
-        return asdict(self)
+    @property
+    def answer_text(self) -> str:
+        """The text after the reasoning, for models whose server leaves it in (``<think>…</think>``); '' if that never ends.
+
+        Examples
+        --------
+        >>> Reply("<think>2 and 2</think> It is 4.", 1, 1).answer_text
+        ' It is 4.'
+        """
+        if _THINKS not in self.text and _THOUGHT not in self.text:
+            return self.text
+        # Some chat templates put the opening tag into the prompt, so that only the closing one is in the reply.
+        _, ended, answer = self.text.rpartition(_THOUGHT)
+        return answer if ended else self.text.partition(_THINKS)[0]
+
+    def json(self, key: str) -> str:
+        """As a line of a reply store, ASCII: text with lone surrogates, as servers may send it, cannot be written as UTF-8."""
+        more = "".join(
+            f',"{name}":{json.dumps(value)}' for name, default in _OPTIONAL if (value := getattr(self, name)) != default
+        )
+        return (
+            f'{{"key":"{key}","text":{quoted_ascii(self.text)},"prompt_tokens":{self.prompt_tokens},'
+            f'"output_tokens":{self.output_tokens}{more}}}'
+        )
+
+
+_THINKS: Final = "<think>"
+_THOUGHT: Final = "</think>"
+_OPTIONAL: Final = [(f.name, f.default) for f in Reply.__dataclass_fields__.values()][3:]

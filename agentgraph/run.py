@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from agentgraph.backends.base import Backend
 from agentgraph.budget import RESOURCES, Budget, is_number
 from agentgraph.errors import ConfigError
 from agentgraph.evaluate import Candidate, Scored, evaluate
-from agentgraph.execute import Counts, Executor
+from agentgraph.execute import Counts, Deadlines, Executor
 from agentgraph.front import Front, Measured, Point
 from agentgraph.lengths import measured
 from agentgraph.mirror import mirror
@@ -65,8 +65,10 @@ class Setup:
         How many of the best plans are scored on validation questions; as many others of the front are too.
     race
         How the plans of a round compete; ``None`` marks all of them on the same questions.
-    failure_share
-        Share of calls that may fail after retries before the run stops, in [0, 1].
+    failure_share, outage
+        Share of calls that may fail after retries before the run stops, in [0, 1]; seconds that a backend may be away, >= 0.
+    deadlines
+        How long a node and a question may take; ``None`` waits.
     """
 
     task: Task
@@ -89,6 +91,8 @@ class Setup:
     finalists: int = 8
     race: Race | None = None
     failure_share: float = 0.05
+    outage: float = 60.0
+    deadlines: Deadlines | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,6 +109,8 @@ class Setup:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
         if not is_number(self.failure_share) or not 0 <= self.failure_share <= 1:
             raise ConfigError(f"failure_share={self.failure_share!r} must be in [0, 1]")
+        if not is_number(self.outage) or self.outage < 0:
+            raise ConfigError(f"outage={self.outage!r} must be 0 or more seconds")
         for split in SPLITS:  # too few questions are said now, not after the search
             self.task.questions(split)
 
@@ -179,6 +185,8 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
         store,
         seed=setup.seed,
         failure_share=setup.failure_share,
+        outage=setup.outage,
+        deadlines=setup.deadlines,
     ) as executor:
         try:
             return _Run(setup, executor, folder, watcher).result()
@@ -238,7 +246,7 @@ class _Run:
             began=self._round_began,
             ended=self._round_ended,
         )
-        searched = asdict(self.executor.counts)
+        searched = replace(self.executor.counts)
         finalists, rivals = self._candidates()
         validated = self._evaluate("validation", [*finalists, *rivals], VALIDATION)
         fitting = self._fitting(validated)
@@ -429,7 +437,7 @@ class _Run:
         return Point(plan=plan, price=candidate.price, searched=searched, validated=validated)
 
     def _summary(
-        self, best: PlanFile, rows: Sequence[Row], tested: Sequence[Scored], searched: Mapping[str, Any]
+        self, best: PlanFile, rows: Sequence[Row], tested: Sequence[Scored], searched: Counts
     ) -> dict[str, Any]:
         counts = self.executor.counts
         return {
@@ -446,14 +454,19 @@ class _Run:
             "calls_asked": counts.asked,
             "calls_made": counts.made,
             "calls_failed": counts.failed,
+            "calls_failed_by_kind": dict(sorted(counts.failures.items())),
+            "calls_retried_by_kind": dict(sorted(counts.retries.items())),
+            "calls_doubled": counts.doubled,
+            "calls_late": counts.late,
             "flops_spent": counts.flops,
             "tokens_spent": counts.tokens,
+            "reasoning_tokens_spent": counts.reasoning_tokens,
             "agent_calls": counts.agent_calls,
             "agent_tokens": counts.agent_tokens,
             "agent_rejects": dict(sorted(self.setup.optimizer.rejects.items())),
             "search_only": {
                 "question_evaluations": sum(len(trial.marks) for trial in self.archive.trials),
-                **{key: searched[key] for key in ("looked", "asked", "made", "failed", "tokens", "flops")},
+                **{key: getattr(searched, key) for key in ("looked", "asked", "made", "failed", "tokens", "flops")},
             },
             "seconds": round(time.monotonic() - self.began, 1),
         }

@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from agentgraph.errors import RunError
 from agentgraph.request import Reply
@@ -50,7 +50,7 @@ class ReplyStore:
 
     def __init__(self, path: Path | None = None) -> None:
         self._replies: dict[str, Reply] = {}
-        self._pending: list[bytes] = []
+        self._pending: list[str] = []
         self._file: BinaryIO | None = None
         self._path = path
         if path is not None:
@@ -92,9 +92,7 @@ class ReplyStore:
             return
         self._replies[key] = reply
         if self._file is not None:
-            entry: dict[str, Any] = {"key": key, **reply.data()}
-            # Lone surrogates cannot be written as UTF-8: ASCII escapes keep any text a server may send.
-            self._pending.append(json.dumps(entry, separators=(",", ":")).encode("ascii") + b"\n")
+            self._pending.append(f"{reply.json(key)}\n")
 
     def flush(self) -> None:
         """Write what was put since the last flush.
@@ -106,7 +104,7 @@ class ReplyStore:
         """
         if not self._pending or self._file is None:
             return
-        block, self._pending = b"".join(self._pending), []
+        block, self._pending = "".join(self._pending).encode("ascii"), []
         before = self._file.tell()
         try:
             self._file.write(block)

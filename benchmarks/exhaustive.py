@@ -294,6 +294,7 @@ class Marker:
         self.task, self.pool, self.roles, self.backends, self.store = task, pool, dict(roles), backends, store
         self.seed, self._report = seed, report
         self.solves: dict[tuple[object, ...], Request] = {}
+        self.deadlines = None
         self._messages: list[Message] = []  # all that were sent, each once, without texts
         self._same_answer: list[int] = []  # of each, the first message with its answer
         self._message_numbers: dict[tuple[str | None, float | None], int] = {}
@@ -302,8 +303,9 @@ class Marker:
         self._absent: list[NDArray[np.bool_]] = []  # where a row has no answer
         self._row_numbers: dict[bytes, int] = {}
 
-    async def reply(self, request: Request, model: Model) -> Reply:
+    async def reply(self, request: Request, model: Model, within: float | None = None) -> Reply:
         """The reply to a request; whoever asks is held up here until it is known."""
+        del within
         known = self.store.get(request.key)
         return await _held_up(request, model) if known is None else known
 

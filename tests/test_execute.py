@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import signal
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,8 +13,17 @@ from spaces import random_tables
 
 from agentgraph.backends.scripted import Scripted
 from agentgraph.budget import Budget, Cost, Tokens
-from agentgraph.errors import BackendError, BackendOverloaded, BackendRefused, BackendTimeout, ConfigError, RunError
-from agentgraph.execute import Executor, Job
+from agentgraph.errors import (
+    BackendDown,
+    BackendError,
+    BackendMalformed,
+    BackendOverloaded,
+    BackendRefused,
+    BackendTimeout,
+    ConfigError,
+    RunError,
+)
+from agentgraph.execute import Deadlines, Executor, Job
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
@@ -186,10 +197,11 @@ def test_replies_come_from_the_store(tmp_path):
 
 
 def test_replies_are_acknowledged_as_they_come(tmp_path):
-    """A call that follows another finds the other's reply on disk."""
+    """When the event loop has turned once, the reply that a call followed is on disk."""
     path = tmp_path / "replies.jsonl"
 
-    def script(request):
+    async def script(request):
+        await asyncio.sleep(0)
         if request.messages[-1][1][0] == "R":
             assert path.read_bytes().count(b"\n") >= 1
         return skilled(request)
@@ -586,3 +598,244 @@ def test_seconds_are_those_of_the_longest_path_and_dollars_add_up():
     stage = StageSpace("calc", ROLES, pool, 8, CalcStage.lengths)
     assert stage.price(graph).seconds == 2.0  # by the models' rates
     assert stage.price(graph).usd == pytest.approx(3 * 20 * 1e-3)
+
+
+# ---- a server that misbehaves
+
+
+def test_failures_and_retries_are_counted_by_kind():
+    seen, given_up = set(), set()
+
+    def script(request):
+        if request.seed % 3 == 0 and request.key not in seen:
+            seen.add(request.key)
+            raise BackendMalformed("HTML")
+        if request.seed % 20 == 1:
+            given_up.add(request.key)
+            raise BackendDown("lost", retry=False)
+        return skilled(request)
+
+    with executor(backend(script), failure_share=1.0) as running:
+        running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[-1:])])  # so that it is known to be there
+        running.run([Job(Plan((star(VOTE, *[SMALL] * 3),)), QUESTIONS)])
+        assert running.counts.retries == {"malformed": len(seen), "down": 0}
+        assert running.counts.failures == {"down": len(given_up)}
+        assert running.counts.failed == len(given_up) > 0
+
+
+def test_a_server_that_goes_away_and_comes_back_costs_nothing():
+    calls, gone = [], []
+
+    async def script(request):
+        calls.append(request)
+        await asyncio.sleep(0.001)
+        if len(calls) > 50:
+            gone.append(time.monotonic())
+            if time.monotonic() < gone[0] + 1.2:
+                raise BackendDown("connection reset")
+        return skilled(request)
+
+    with executor(backend(script, limit=16)) as running:
+        (row,) = running.run([Job(Plan((star(VOTE, *[SMALL] * 4),)), QUESTIONS)])
+        assert running.counts.failed == 0
+        assert running.counts.retries["down"] < 16 + 4 + 4  # what was in flight, and a few trials
+    assert all(answer.mark is not None for answer in row)
+
+
+def test_a_server_that_stays_away_stops_the_run():
+    state = {"calls": 0}
+
+    def script(request):
+        state["calls"] += 1
+        if state["calls"] > 50:
+            raise BackendDown("connection reset")
+        return skilled(request)
+
+    store = ReplyStore()
+    with (
+        pytest.raises(
+            BackendDown, match=r"away for .* longer than outage=0.3 allows; the last: connection reset; .* run="
+        ),
+        executor(backend(script, limit=16), outage=0.3, store=store) as running,
+    ):
+        running.run([Job(Plan((star(VOTE, *[SMALL] * 4),)), QUESTIONS)])
+    assert len(store) == 50
+    assert state["calls"] < 50 + 16 + 4
+
+
+def test_a_server_that_takes_few_at_once_is_not_given_more_for_long():
+    now = {"in": 0, "refused": 0}
+
+    async def script(request):
+        now["in"] += 1
+        try:
+            if now["in"] > 8:
+                now["refused"] += 1
+                raise BackendOverloaded("429")
+            await asyncio.sleep(0.002)
+            return skilled(request)
+        finally:
+            now["in"] -= 1
+
+    questions = Calc(sizes={"train": 400}).questions("train")
+    with executor(backend(script, limit=256)) as running:
+        (row,) = running.run([Job(Plan((star(VOTE, SMALL, LARGE),)), questions)])
+        assert running.counts.failed == 0
+        assert running.counts.retries == {"overloaded": now["refused"]}
+    assert all(answer.mark is not None for answer in row)
+    assert now["refused"] < 0.7 * 800 + 256
+
+
+def test_a_straggler_is_sent_again_and_the_first_reply_counts():
+    seen = {}
+
+    async def script(request):
+        seen[request.key] = seen.get(request.key, 0) + 1
+        stuck = len(seen) == 150 and seen[request.key] == 1
+        await asyncio.sleep(600 if stuck else 0.01)
+        return skilled(request)
+
+    served = backend(script, limit=64)
+    served.redundant = True
+    with executor(served) as running:
+        (row,) = running.run([Job(Plan((star(VOTE, *[SMALL] * 5),)), QUESTIONS)])
+        assert running.counts.doubled == 1
+        assert running.counts.made == 200
+    assert row == answers(backend(), [star(VOTE, *[SMALL] * 5)])[0]
+
+
+# ---- deadlines
+
+
+def seconds_of(request):
+    return 5.0 if request.model == "a-large" else 1.0
+
+
+def timed(request):
+    return replace(skilled(request), seconds=seconds_of(request))
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "graph", "late"),
+    [
+        (Deadlines(node=2.0), star(VOTE, SMALL, LARGE), {"late": 1}),
+        (Deadlines(node=2.0), Graph((LARGE,)), {"late": 1}),
+        (Deadlines(node=6.0), star(VOTE, SMALL, LARGE), {}),
+        (Deadlines(question=3.5), chain(SMALL, SMALL, SMALL), {}),
+        (Deadlines(question=2.5), chain(SMALL, SMALL, SMALL), {"late": 1}),
+        (Deadlines(question=6.5), chain(SMALL, LARGE, SMALL), {"late": 1}),
+        (Deadlines(question=7.5, node=6.0), chain(SMALL, LARGE, SMALL), {}),
+    ],
+)
+def test_deadlines_by_the_seconds_of_replies(deadlines, graph, late):
+    """What is stored decides, so that a run that goes on sees the same."""
+    store = ReplyStore()
+    first = answers(backend(timed), [graph], QUESTIONS[:4], deadlines=deadlines, store=store)
+    assert [answer.outcomes for answer in first[0]] == [late] * 4
+    if late and graph.nodes[-1].role != "vote":
+        assert [answer.mark for answer in first[0]] == [0.0] * 4
+    assert answers(backend(timed), [graph], QUESTIONS[:4], deadlines=deadlines, store=store) == first
+
+
+def test_a_call_that_hangs_is_not_waited_for():
+    async def script(request):
+        if request.model == "a-large":
+            await asyncio.sleep(600)
+        return skilled(request)
+
+    with executor(backend(script), deadlines=Deadlines(node=0.1)) as running:
+        (row,) = running.run([Job(Plan((star(VOTE, SMALL, LARGE),)), QUESTIONS[:4])])
+        assert running.counts.late == 4
+        assert running.counts.failed == 0
+    assert [answer.outcomes for answer in row] == [{"late": 1}] * 4
+    assert [answer.charge.calls for answer in row] == [2] * 4
+    assert row[0].charge.seconds >= 0.1
+
+
+def test_time_in_line_does_not_count():
+    async def script(request):
+        await asyncio.sleep(0.03)
+        return skilled(request)
+
+    (row,) = answers(backend(script, limit=1), [Graph((SMALL,))], QUESTIONS[:20], deadlines=Deadlines(node=0.2))
+    assert all(not answer.outcomes for answer in row)
+
+
+@pytest.mark.parametrize("value", [0, -1, "soon", float("inf")])
+def test_deadlines_that_are_none(value):
+    with pytest.raises(ConfigError, match=r"deadline.node=.* must be a positive number of seconds, or null to wait"):
+        Deadlines(node=value)
+
+
+# ---- reasoning
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>is it 111? no</think>\n\n042", "042"),
+        ("is it 111? no</think>042", "042"),  # the template opened the tag
+        ("042", "042"),
+        ("<think>a</think>b<think>c</think>042", "042"),
+    ],
+)
+def test_the_answer_comes_after_the_reasoning(text, answer):
+    (row,) = answers(backend(lambda _: Reply(text, 9, 9, reasoning_tokens=4)), [Graph((SMALL,))], QUESTIONS[:1])
+    assert row[0].text == answer
+    with executor(backend(lambda _: Reply(text, 9, 9, reasoning_tokens=4))) as running:
+        running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:3])])
+        assert running.counts.reasoning_tokens == 12
+
+
+def test_reasoning_that_is_cut_is_no_answer():
+    cut = Reply("<think>is it 042 or 043? Perhaps 042", 9, 99, finish="length")
+    (row,) = answers(backend([cut, cut]), [Graph((SMALL,))], QUESTIONS[:1])
+    assert (row[0].mark, row[0].outcomes, row[0].text) == (0.0, {"cut": 1}, "")
+
+
+# ---- stopping
+
+
+def interrupted(running, jobs, when, times=1):
+    """Run jobs in this thread and raise KeyboardInterrupt in it, as Ctrl-C does, once ``when`` is set."""
+
+    def press():
+        for _ in range(times):
+            assert when.wait(20)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.2)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        running.run(jobs)
+
+
+def test_the_first_interrupt_waits_for_what_is_in_flight(caplog):
+    started, calls = threading.Event(), []
+
+    async def script(request):
+        calls.append(request.key)
+        if len(calls) == 8:
+            started.set()
+        await asyncio.sleep(0.5)
+        return skilled(request)
+
+    with executor(backend(script, limit=8)) as running:
+        interrupted(running, [Job(Plan((star(VOTE, SMALL, SMALL),)), QUESTIONS)], started)
+        assert sorted(calls) == sorted(key for key in calls if key in running.store)
+        assert len(running.store) == 8  # all that was sent, and nothing more was
+    assert "waiting for" in caplog.text
+    assert "Ctrl-C again stops at once" in caplog.text
+
+
+def test_the_second_interrupt_stops_at_once():
+    started = threading.Event()
+
+    async def script(request):
+        started.set()
+        await asyncio.sleep(600)
+        return skilled(request)
+
+    with executor(backend(script, limit=8)) as running:
+        interrupted(running, [Job(Plan((Graph((SMALL,)),)), QUESTIONS)], started, times=2)
+        assert len(running.store) == 0

@@ -15,7 +15,15 @@ from servers.loopback import Answer, Loopback, as_json, chat, error, html
 from standin import ask
 
 from agentgraph.backends.openai_server import OpenAIServer
-from agentgraph.errors import BackendError, BackendOverloaded, BackendRefused, BackendTimeout, ConfigError
+from agentgraph.errors import (
+    BackendDown,
+    BackendError,
+    BackendMalformed,
+    BackendOverloaded,
+    BackendRefused,
+    BackendTimeout,
+    ConfigError,
+)
 from agentgraph.request import Reply
 
 KEY = "sk-very-secret-0123456789"
@@ -104,20 +112,20 @@ def test_half_a_surrogate_pair_can_be_sent(loopback):
 
 
 BROKEN = {
-    "html": (html(), BackendError, r"sent no JSON but '<html><body>Bad gateway"),
-    "html 502": (html(502), BackendError, r"answered 502 for 'm': <html><body>Bad gateway"),
-    "cut json": (Answer(body=b'{"choices": [{"mess'), BackendError, r"sent no JSON but '\{\"choices"),
-    "empty": (Answer(body=b""), BackendError, r"sent no JSON but ''"),
-    "not utf-8": (Answer(body=b'{"choices": "\xff\xfe\xfa"}'), BackendError, r"sent no JSON"),
-    "deep": (Answer(body=b"[" * 100_000), BackendError, r"sent no JSON"),
-    "list": (as_json([1]), BackendError, r"sent \[1\], expected a JSON object"),
-    "no choices": (as_json({"choices": []}), BackendError, r"sent no choices for 'm' but \{'choices': \[\]\}"),
-    "error in 200": (as_json({"error": {"message": "no GPU"}}), BackendError, r"no choices .* 'no GPU'"),
-    "no message": (as_json({"choices": [{"text": "x"}]}), BackendError, r"no message for 'm' but \{'text': 'x'\}"),
-    "number": (chat(5), BackendError, r"sent no message"),
-    "no usage": (chat(usage={}), BackendError, r"sent no token counts for 'm' \(usage=\{\}\)"),
-    "bad usage": (chat(usage={"prompt_tokens": "7", "completion_tokens": True}), BackendError, r"no token counts"),
-    "dropped": (Answer(drop=True), BackendError, r"the connection to http\S+ broke off"),
+    "html": (html(), BackendMalformed, r"sent no JSON but '<html><body>Bad gateway"),
+    "html 502": (html(502), BackendDown, r"answered 502 for 'm': <html><body>Bad gateway"),
+    "cut json": (Answer(body=b'{"choices": [{"mess'), BackendMalformed, r"sent no JSON but '\{\"choices"),
+    "empty": (Answer(body=b""), BackendMalformed, r"sent no JSON but ''"),
+    "not utf-8": (Answer(body=b'{"choices": "\xff\xfe\xfa"}'), BackendMalformed, r"sent no JSON"),
+    "deep": (Answer(body=b"[" * 100_000), BackendMalformed, r"sent no JSON"),
+    "list": (as_json([1]), BackendMalformed, r"sent \[1\], expected a JSON object"),
+    "no choices": (as_json({"choices": []}), BackendMalformed, r"sent no choices for 'm' but \{'choices': \[\]\}"),
+    "error in 200": (as_json({"error": {"message": "no GPU"}}), BackendMalformed, r"no choices .* 'no GPU'"),
+    "no message": (as_json({"choices": [{"text": "x"}]}), BackendMalformed, r"no message for 'm' but \{'text': 'x'\}"),
+    "number": (chat(5), BackendMalformed, r"sent no message"),
+    "no usage": (chat(usage={}), BackendMalformed, r"sent no token counts for 'm' \(usage=\{\}\)"),
+    "bad usage": (chat(usage={"prompt_tokens": "7", "completion_tokens": True}), BackendMalformed, r"no token counts"),
+    "dropped": (Answer(drop=True), BackendDown, r"the connection to http\S+ broke off"),
     "401": (error(401, "no"), BackendRefused, r"answered 401 .* set the environment variable OPENAI_API_KEY"),
     "403": (error(403, "no"), BackendRefused, r"answered 403"),
     "404": (error(404, "no page"), BackendRefused, r"answered 404: no page.* usually ends in /v1"),
@@ -131,7 +139,7 @@ BROKEN = {
     "quota": (error(429, "pay", code="insufficient_quota"), BackendRefused, r"answered 429 .* top up"),
     "429": (error(429, "slow"), BackendOverloaded, r"answered 429 for 'm': slow.*; lower limit=64"),
     "503": (error(503, "busy"), BackendOverloaded, r"answered 503 for 'm': busy"),
-    "500": (error(500, "engine died"), BackendError, r"answered 500 for 'm': engine died.*; look at the server's log"),
+    "500": (error(500, "engine died"), BackendDown, r"answered 500 for 'm': engine died.*; look at the server's log"),
 }
 NO_USE = {"401", "403", "404", "400", "too long", "413", "quota", "no usage", "bad usage"}
 

@@ -1,6 +1,5 @@
 """The reply store: what was acknowledged is there again, whatever happened to the process, the disk or the text."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -58,7 +57,7 @@ def test_first_reply_stays(path):
     assert store.get("a").text == "first"
     store.close()
     with path.open("a") as file:  # two processes wrote the same
-        file.write(json.dumps({"key": "a", **Reply("third", 1, 1).data()}) + "\n")
+        file.write(Reply("third", 1, 1).json("a") + "\n")
     store = ReplyStore(path)
     assert store.get("a").text == "first"
     store.close()

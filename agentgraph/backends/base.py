@@ -21,12 +21,23 @@ class Backend(ABC):
     has_logprobs
         Whether replies carry log-probabilities; roles that need them are left out of the space where not.
 
+    Attributes
+    ----------
+    timeout
+        Seconds after which it gives a request up; ``None`` if it never does.
+    redundant
+        Whether the same request sent again may come back sooner than the first: where a connection can hang, or several
+        machines answer. The executor then sends a few stragglers a second time.
+
     Notes
     -----
     A backend lives on one event loop, from its first `reply` to `close`. One that is fast in batches gathers what
     is waiting by itself. It raises `BackendError` for failures of the service and `TaskError` for a prompt that the
     model cannot read; whatever the model says, however odd, is a `Reply`.
     """
+
+    timeout: float | None = None
+    redundant: bool = False
 
     def __init__(self, name: str, *, limit: int, has_logprobs: bool) -> None:
         self.name = name
@@ -40,7 +51,8 @@ class Backend(ABC):
         Raises
         ------
         BackendError
-            `BackendRefused`, `BackendTimeout`, `BackendOverloaded`: the service failed; nothing is stored.
+            `BackendRefused`, `BackendDown`, `BackendTimeout`, `BackendOverloaded`, `BackendMalformed`: the service failed;
+            nothing is stored.
         """
 
     @abstractmethod

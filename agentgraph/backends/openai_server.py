@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from agentgraph.backends.base import Backend
-from agentgraph.errors import BackendError, BackendOverloaded, BackendRefused, BackendTimeout, ConfigError
+from agentgraph.errors import (
+    BackendDown,
+    BackendError,
+    BackendMalformed,
+    BackendOverloaded,
+    BackendRefused,
+    BackendTimeout,
+    ConfigError,
+)
 from agentgraph.request import Reply, Request
 
 if TYPE_CHECKING:
@@ -78,10 +86,10 @@ class OpenAIServer(Backend):
     limit
         Requests in flight, 1..1000.
     timeout
-        Seconds that one request may take in all, the client's own retries included, > 0.
+        Seconds that one request may take in all, > 0.
     retries
-        How often the client itself tries again (dropped connections, 429, 5xx), >= 0. Keep it above 0: servers
-        drop idle connections.
+        How often the client itself tries again (dropped connections, 429, 5xx), >= 0. 0 leaves that to the executor, which
+        learns from it how much the server takes.
     logprobs
         Whether to ask for log-probabilities. Servers give them at temperature 1 or at the request's, as they are
         built and started; vLLM does the former.
@@ -95,8 +103,11 @@ class OpenAIServer(Backend):
     -----
     A server that refuses logprobs, seed, max_tokens or a JSON Schema is asked again without (with max_completion_tokens),
     and that is remembered for the model and logged once. Reasoning tokens count as output; the reasoning is not part of the text.
+    Text that a server without a reasoning parser leaves in (``<think>…``) is kept, and skipped where the answer is read.
     One client lives from the first call to `close`: one that is dropped unclosed makes others hang.
     """
+
+    redundant = True
 
     def __init__(
         self,
@@ -107,7 +118,7 @@ class OpenAIServer(Backend):
         api_key_env: str | None = "OPENAI_API_KEY",
         limit: int = 64,
         timeout: float = 120.0,
-        retries: int = 2,
+        retries: int = 0,
         logprobs: bool = True,
         verify_tls: bool = True,
         extra_body: Mapping[str, Any] | None = None,
@@ -132,7 +143,8 @@ class OpenAIServer(Backend):
                 "carry; copy it again"
             )
         self._secrets = (self._key, *self._secrets)
-        self.timeout, self.retries, self.logprobs, self.verify_tls = timeout, retries, logprobs, verify_tls
+        self.timeout: float = timeout
+        self.retries, self.logprobs, self.verify_tls = retries, logprobs, verify_tls
         self.extra_body = dict(extra_body or {})
         self._dialects: dict[str, _Dialect] = {}
         self._client: AsyncOpenAI | None = None
@@ -150,7 +162,7 @@ class OpenAIServer(Backend):
         body = self._json(await self._timed(self._models(), None))
         entries = body.get("data")
         if not isinstance(entries, list):
-            raise BackendError(
+            raise BackendMalformed(
                 f"{self.url} did not list its models but sent {self._shown(body)}; is this its /v1 address?"
             )
         return tuple(sorted(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry))
@@ -258,13 +270,13 @@ class OpenAIServer(Backend):
     def _json(self, content: bytes) -> dict[str, Any]:
         try:
             body = json.loads(content)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # invalid UTF-8 is a ValueError too
             shown = self._shown(content.decode("utf-8", "replace"))
-            raise BackendError(
+            raise BackendMalformed(
                 f"{self.url} sent no JSON but {shown!r}; check that base_url ends in /v1 and that no proxy answers"
             ) from None
         if not isinstance(body, dict):
-            raise BackendError(
+            raise BackendMalformed(
                 f"{self.url} sent {self._shown(body)}, expected a JSON object; is it an OpenAI-compatible server?"
             )
         return body
@@ -273,17 +285,16 @@ class OpenAIServer(Backend):
         body = self._json(content)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise BackendError(f"{self.url} sent no choices for {model!r} but {self._shown(body)}")
+            raise BackendMalformed(f"{self.url} sent no choices for {model!r} but {self._shown(body)}")
         choice = choices[0]
         message = choice.get("message")
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(message, dict) or not isinstance(text, str | None):
-            raise BackendError(f"{self.url} sent no message for {model!r} but {self._shown(choice)}")
+            raise BackendMalformed(f"{self.url} sent no message for {model!r} but {self._shown(choice)}")
         usage = body.get("usage")
-        counts = [usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "completion_tokens")]
-        prompt_tokens, output_tokens = (count if type(count) is int and count >= 0 else None for count in counts)
+        prompt_tokens, output_tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         if prompt_tokens is None or output_tokens is None:
-            raise BackendError(
+            raise BackendMalformed(
                 f"{self.url} sent no token counts for {model!r} (usage={self._shown(usage)}), so its calls cannot be charged; "
                 "use a server that counts tokens",
                 retry=False,
@@ -297,6 +308,7 @@ class OpenAIServer(Backend):
             finish if isinstance(finish, str) else "unknown",
             _logprob(choice.get("logprobs")),
             seconds,
+            reasoning_tokens=_reasoning(usage),
         )
 
     def _of_connection(self, error: OpenAIError) -> BackendError:
@@ -317,7 +329,7 @@ class OpenAIServer(Backend):
                 retry=self._answered,
             )
         what = f"{type(cause or error).__name__}: {cause or error}"
-        return BackendError(f"the connection to {self.url} broke off ({self._shown(what)}); look at the server's log")
+        return BackendDown(f"the connection to {self.url} broke off ({self._shown(what)}); look at the server's log")
 
     async def _of_status(self, error: APIStatusError, model: str | None) -> BackendError:
         said = self._shown(_words(error))
@@ -325,7 +337,8 @@ class OpenAIServer(Backend):
             return await self._not_found(model, said)
         asked = f" for {model!r}" if model is not None else ""
         kind, advice = self._diagnosis(error)
-        return kind(f"{self.url} answered {error.status_code}{asked}: {said}; {advice}")
+        told = f"{self.url} answered {error.status_code}{asked}: {said}; {advice}"
+        return BackendOverloaded(told, retry_after=_retry_after(error)) if kind is BackendOverloaded else kind(told)
 
     def _diagnosis(self, error: APIStatusError) -> tuple[type[BackendError], str]:
         """Class of a failure by its HTTP status, and what to do about it."""
@@ -345,7 +358,7 @@ class OpenAIServer(Backend):
             )
         if 400 <= status < 500 and status not in (408, 409):
             return BackendRefused, f"change the settings it names, or extra_body {mine}"
-        return BackendError, "look at the server's log"
+        return BackendDown, "look at the server's log"
 
     async def _not_found(self, model: str | None, said: str) -> BackendError:
         names: tuple[str, ...] = ()
@@ -407,6 +420,27 @@ def _words(error: APIStatusError) -> str:
     text = said if isinstance(said, str) else json.dumps(said, default=str)
     named = [word for word in (error.param, error.code) if word and word not in text and not str(word).isdigit()]
     return " ".join(" ".join([text, *map(str, named)]).split())
+
+
+def _count(usage: object, name: str) -> int | None:
+    """A number of tokens, where the server gives one."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
+
+
+def _reasoning(usage: object) -> int:
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    return _count(details, "reasoning_tokens") or 0
+
+
+def _retry_after(error: APIStatusError) -> float:
+    """Seconds that the server asks to wait; 0 if it does not say, or names a date."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            seconds = scale * float(error.response.headers.get(name, ""))
+            if 0 <= seconds < math.inf:
+                return seconds
+    return 0.0
 
 
 def _too_long(words: str) -> bool:
