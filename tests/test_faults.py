@@ -64,18 +64,13 @@ def command(folder, server):
     """The command line of a search on a server."""
     pool = folder / "pool.yaml"
     pool.parent.mkdir(exist_ok=True)
-    backend = {
-        "_target_": "agentgraph.backends.openai_server.OpenAIServer",
-        "base_url": server.url,
-        "timeout": 1.0,
-        "limit": 16,
-    }
     sizes = {"a-small": (28416, 2, 32), "b-small": (28416, 2, 32), "b-medium": (110080, 2, 64)}
     members = {
-        name: {"parameters": m, "layers": layers, "hidden_size": h, "backend": "server", "prompt_form": "embedded"}
+        name: {"parameters": m, "layers": layers, "hidden_size": h, "base_url": server.url, "prompt_form": "embedded"}
+        | {"fingerprint": name}  # by itself it would be made of the URL, and each server has a port of its own
         for name, (m, layers, h) in sizes.items()
     }
-    pool.write_text(json.dumps({"backends": {"server": backend}, "members": members}))
+    pool.write_text(json.dumps({"timeout": 1.0, "limit": 16, "members": members}))
     search = [sys.executable, "-c", "from agentgraph.cli import main; main()", "search"]
     if (folder / "run" / "config.yaml").exists():
         return [*search, f"run={folder / 'run'}"]
@@ -144,11 +139,10 @@ def clean(tmp_path_factory):
 def check(folder, clean):
     """The archive is the clean run's: nothing lost, nothing doubled, nothing scored otherwise; and no file holds the key."""
     assert trials(folder) == trials(clean)
-    found = trials(folder)
-    assert len({json.dumps(row["plan"]) for row in found}) == len(found)
+    marked = Counter((json.dumps(row["plan"]), question) for row in trials(folder) for question in row["marks"])
+    assert set(marked.values()) == {1}
     seeds = stored(folder)
     assert len(set(seeds)) == len(seeds)
-    assert sorted(seeds) == sorted(stored(clean))
     files = [path for path in (folder / "run").rglob("*") if path.is_file()]
     assert len(files) > 5
     for path in files:
