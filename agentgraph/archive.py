@@ -69,6 +69,7 @@ class Archive:
                 Cost(**entry["charged"]),
                 Counter(entry["outcomes"]),
                 entry["failures"],
+                entry.get("stage_marks", {}),
             )
         )
 
@@ -173,5 +174,6 @@ def _line(trial: Trial) -> bytes:
         "charged": asdict(trial.charged),
         "outcomes": dict(sorted(trial.outcomes.items())),
         "failures": trial.failures,
+        **({"stage_marks": trial.stage_marks} if trial.stage_marks else {}),
     }
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"

@@ -30,12 +30,14 @@ def price_line(plan_file: PlanFile) -> str:
 
 
 def stage_line(plan_file: PlanFile, stage: StageEntry) -> str:
-    """Name of a stage, with price and budget where they are known."""
+    """Name of a stage, with its share of the budget, price and budget where they are known."""
     unit = plan_file.budget.unit_flops
     price = "" if stage.price_flops is None else f"price {stage.price_flops / unit:.3g}"
     budget = "" if stage.budget_flops is None else f"{'of' if price else 'budget'} {stage.budget_flops / unit:.3g}"
+    share = "" if stage.share is None else f"{stage.share:.0%} of the budget"
     known = " ".join(filter(None, (price, budget)))
-    return f"{stage.name}: {known} units" if known else stage.name
+    said = ", ".join(filter(None, (share, f"{known} units" if known else "")))
+    return f"{stage.name}: {said}" if said else stage.name
 
 
 def score_line(plan_file: PlanFile, score: Score) -> str:

@@ -236,6 +236,8 @@ def build_search(config: DictConfig) -> Setup:
         **{key: config[key] for key in ("max_nodes", "rounds", "plans_per_round", "questions_per_round")},
         **{key: config[key] for key in ("finalists", "failure_share", "outage", "seed")},
         deadlines=build_deadlines(config.deadline),
+        stages=cast("Any", OmegaConf.to_container(config.stages, resolve=True)) if config.get("stages") else None,
+        hand_on=config.get("hand_on", True),
     )
 
 
@@ -299,12 +301,14 @@ def prepared(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra wants them.
 
     ``models=path/to/pool.yaml`` becomes the entry 'file' and its path; ``replace.<model>=<model>`` adds a key, whose dots
-    (``replace.qwen2.5-7b=…``) are part of the name.
+    (``replace.qwen2.5-7b=…``) are part of the name; ``stages.<stage>.share=0.3`` adds one too.
     """
     result, replaced = [], []
     for override in overrides:
         if override.startswith("models=") and override.endswith((".yaml", ".yml")):
             result += ["models=file", f"models.path={Path(override.removeprefix('models=')).expanduser().resolve()}"]
+        elif override.startswith("stages."):
+            result.append(f"++{override}")
         elif override.startswith("replace.") and "=" in override:
             replaced.append(override.removeprefix("replace.").replace("=", ":", 1))
         else:

@@ -101,8 +101,9 @@ class Lookup:
                 message, missing = self._stage(run, s, numbers[s], forms[s], self.task.asked(s, question, handed))
                 new += missing
                 handed = (message.answer or "") if message else None
-                if message and s == len(run.stages) - 1:
+                if message and (message.answer is None or s == len(run.stages) - 1):  # else something is handed on
                     marks[q] = 0.0 if message.answer is None else self.task.mark(message.answer, question)
+                    break
         return Known(marks, new, sum(calls) * len(questions))
 
     def _number(self, s: int, run: PlanRun, plan: Plan) -> list[int]:

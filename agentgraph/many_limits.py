@@ -123,8 +123,9 @@ class ManyLimits(Walk):
     ) -> None:
         super().__init__(rules, tables, ceiling, given=given, uniforms=uniforms, mode=mode)
         self.ceiling = ceiling[rules.order] * (1 + 1e-9)
-        if rules.tts is not None:  # the tolerance is of the limit, without the reference prompt
-            self.ceiling[rules.tts] -= 1e-9 * TTS_REFERENCE
+        if rules.tts is not None:  # the tolerance is of the limit, without the reference prompt; a stage's may be none
+            least = ceiling[rules.order[rules.tts]] * (1 + 1e-14)
+            self.ceiling[rules.tts] = torch.maximum(self.ceiling[rules.tts] - 1e-9 * TTS_REFERENCE, least)
         self.rest = self.ceiling
         self.until = torch.inf if rules.timed is None else ceiling[rules.timed] * (1 + 1e-9)
         self.uses = torch.zeros(len(rules.samples), self.k, dtype=torch.float64)  # solves by each model

@@ -68,6 +68,7 @@ class PlanFile(Entry):
         found: Found,
         stage_budgets: Sequence[float | None] = (),
         stage_prices: Sequence[float | None] = (),
+        stage_shares: Sequence[float | None] = (),
     ) -> PlanFile:
         """The file of a plan; it describes the roles and models that the plan uses and no others.
 
@@ -81,6 +82,8 @@ class PlanFile(Entry):
             Forecast of one question.
         stage_budgets, stage_prices
             FLOPs of each stage, or ``None``; empty where the task has one stage.
+        stage_shares
+            Part of the budget that each stage has, in [0, 1]; likewise.
 
         Raises
         ------
@@ -94,7 +97,7 @@ class PlanFile(Entry):
                 f"the plan has {len(plan.stages)} stages, got the names {list(stage_names)}; name each stage"
             )
         nodes = {node for graph in plan.stages for node in graph.nodes}
-        entries = zip_longest(stage_names, plan.stages, stage_budgets, stage_prices)
+        entries = zip_longest(stage_names, plan.stages, stage_budgets, stage_prices, stage_shares)
         result = cls(
             kind="plan",
             format=FORMAT,

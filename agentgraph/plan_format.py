@@ -78,20 +78,28 @@ class GraphEntry(Entry):
 
 
 class StageEntry(Entry):
-    """One stage of the task: its graph, and its share of budget and price in FLOPs where the task has several."""
+    """One stage of the task: its graph, and where the task has several its share of the budget, and budget and price in FLOPs."""
 
     name: Name
+    share: Share | None = None
     budget_flops: Positive | None = None
     price_flops: Amount | None = None
     graph: GraphEntry
 
     @classmethod
-    def of(cls, name: str, graph: Graph, budget_flops: float | None, price_flops: float | None) -> StageEntry:
+    def of(
+        cls,
+        name: str,
+        graph: Graph,
+        budget_flops: float | None = None,
+        price_flops: float | None = None,
+        share: float | None = None,
+    ) -> StageEntry:
         """Entry of a graph."""
         nodes = tuple(NodeEntry(id=i, role=n.role, model=n.model or None) for i, n in enumerate(graph.nodes))
         edges = tuple(EdgeEntry(source=i, target=j) for i, j in graph.edges)
         entry = GraphEntry(nodes=nodes, edges=edges)
-        return cls(name=name, budget_flops=budget_flops, price_flops=price_flops, graph=entry)
+        return cls(name=name, share=share, budget_flops=budget_flops, price_flops=price_flops, graph=entry)
 
     def built(self) -> tuple[Graph, tuple[int, ...]]:
         """The graph, its nodes as near to the order of their ids as the edges allow, and the id of each node.

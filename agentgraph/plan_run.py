@@ -138,18 +138,26 @@ class PlanRun:
         """Run every stage on one question."""
         engine, bill = self.engine, _Bill()
         engine.check_broken()
-        message, handed = Message(None), ""
+        message, handed, marks = Message(None), "", {}
         try:
-            for s, (_, graph, nodes) in enumerate(self.stages):
+            for s, (stage, graph, nodes) in enumerate(self.stages):
                 message = await self._graph(graph, nodes, engine.task.asked(s, question, handed), bill)
                 handed = message.answer or ""
+                if s == len(self.stages) - 1:
+                    break
+                if message.answer is None:  # nothing to go on with
+                    bill.outcomes["nothing handed on"] += 1
+                    marks[stage.name] = 0.0
+                    break
+                known = engine.task.mark_stage(s, message.answer, question)
+                marks.update({} if known is None else {stage.name: known})
             mark = 0.0 if message.answer is None else engine.task.mark(message.answer, question)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
         finally:
             engine.question_done()
-        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed)
+        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed, marks)
 
     @staticmethod
     async def _graph(graph: Graph, nodes: Sequence[PlanNode], text: str, bill: _Bill) -> Message:

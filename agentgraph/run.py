@@ -32,7 +32,8 @@ from agentgraph.roles.base import Role
 from agentgraph.run_folder import RunFolder
 from agentgraph.score import interval
 from agentgraph.search import search
-from agentgraph.space import Space, StageSpace
+from agentgraph.space import Space
+from agentgraph.stages import StageChoice, chosen, first_shares
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.base import SPLITS, Task
 from agentgraph.trial import Trial
@@ -69,6 +70,11 @@ class Setup:
         Share of calls that may fail after retries before the run stops, in [0, 1]; seconds that a backend may be away, >= 0.
     deadlines
         How long a node and a question may take; ``None`` waits.
+    stages
+        What single stages have of models, roles and nodes, and their share of the budget at first, by name, see
+        `agentgraph.stages.StageChoice`; what is not said is as for the whole search.
+    hand_on
+        Whether what a stage leaves of its share is the later stages' when plans are drawn.
     """
 
     task: Task
@@ -94,6 +100,8 @@ class Setup:
     outage: float = 60.0
     deadlines: Deadlines | None = None
     seed: int = 0
+    stages: Mapping[str, object] | None = None
+    hand_on: bool = True
 
     def __post_init__(self) -> None:
         for name, value in self.limits.items():
@@ -111,6 +119,8 @@ class Setup:
             raise ConfigError(f"failure_share={self.failure_share!r} must be in [0, 1]")
         if not is_number(self.outage) or self.outage < 0:
             raise ConfigError(f"outage={self.outage!r} must be 0 or more seconds")
+        self.task.check()
+        first_shares(self.stage_choices)
         for split in SPLITS:  # too few questions are said now, not after the search
             self.task.questions(split)
 
@@ -119,6 +129,11 @@ class Setup:
         """The limits that are given, by the names that conf has below ``budget``."""
         given = {name: getattr(self, f"budget_{name}") for name in ("units", *RESOURCES)}
         return {name: value for name, value in given.items() if value is not None} or {"units": DEFAULT_UNITS}
+
+    @property
+    def stage_choices(self) -> dict[str, StageChoice]:
+        """What each stage has, by name."""
+        return chosen(self.stages, [stage.name for stage in self.task.stages])
 
     def budget(self, unit: float) -> Budget:
         """The limits, where a unit is that many FLOPs."""
@@ -166,11 +181,12 @@ def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
             notes.append(f"left out {', '.join(dropped)}: no log-probabilities from {', '.join(blind)}")
     recorded = {model.name: setup.backends[model.backend].samples(model.served_name) for model in pool}
     samples = {name: count for name, count in recorded.items() if count is not None}
+    choices = setup.stage_choices
     stages = tuple(
-        StageSpace(stage.name, tuple(roles), pool, setup.max_nodes, table, samples)
-        for stage, table in zip(setup.task.stages, lengths, strict=True)
+        choice.space(name, roles, pool, setup.max_nodes, table, samples)
+        for (name, choice), table in zip(choices.items(), lengths, strict=True)
     )
-    return Space(stages, setup.budget(Space.unit(stages))), notes
+    return Space(stages, setup.budget(Space.unit(stages)), first_shares(choices), setup.hand_on), notes
 
 
 def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | None = None) -> Result:
@@ -369,9 +385,6 @@ class _Run:
         for i, scored in enumerate(tested):
             mean, low, high = scored.interval()
             difference = scored.less(tested[0]) if i else None
-            graph = scored.candidate.plan.stages[0]
-            models = ", ".join(sorted({node.model for node in graph.nodes if node.model}))
-            roles = ", ".join(dict.fromkeys(node.role for node in graph.nodes))
             name = (
                 scored.candidate.name if i or scored.candidate.name == FOUND else f"{FOUND} ({scored.candidate.name})"
             )
@@ -384,7 +397,7 @@ class _Run:
                     price_units=scored.candidate.price.flops / unit,
                     charge_units=scored.charge.flops / unit,
                     difference=difference,
-                    note=f"{len(graph.nodes)} nodes: {roles}; {models}{budget.note(scored.charge)}",
+                    note=_wiring(scored.candidate.plan) + budget.note(scored.charge),
                     found=i == 0,
                     amounts={key: amount(scored.charge, key, unit) for key in resources if key != "units"},
                     utility=self._utility(scored) if resources else None,
@@ -407,10 +420,11 @@ class _Run:
             task=setup.task.name,
             stage_names=[stage.name for stage in setup.task.stages],
             roles={**{role.name: role for role in setup.roles}, **candidate.roles},
-            models={model.name: model for model in self.space.stages[0].pool},
+            models={model.name: model for stage in self.space.stages for model in stage.pool},
             budget=self.space.budget,
             price=candidate.price,
             scores=scores,
+            **self._of_stages(candidate.plan),
             found=Found(
                 optimizer=type(setup.optimizer).__name__ + by_hand,
                 seed=setup.seed,
@@ -419,6 +433,16 @@ class _Run:
                 agentgraph=__version__,
             ),
         )
+
+    def _of_stages(self, plan: Plan) -> dict[str, Sequence[float]]:
+        """Share, budget and price of each stage, where there are several."""
+        stages = self.space.stages
+        if len(stages) == 1:
+            return {}
+        shares, limit = self.space.split(plan), self.space.budget.limits.get("flops")
+        prices = [stage.price(graph).flops for stage, graph in zip(stages, plan.stages, strict=True)]
+        budgets = [share * limit for share in shares] if limit else []
+        return {"stage_shares": shares, "stage_prices": prices, "stage_budgets": budgets}
 
     def _front(self, fitting: Sequence[Scored], validated: Collection[str]) -> Front:
         """Of what was validated and fits, and of the archive's front as far as it was not validated."""
@@ -476,6 +500,16 @@ class _Run:
         front.write(folder.front)
         folder.write_json(folder.summary, summary)
         mirror(self.archive, self.objective, folder.study, self.setup.task.name)
+
+
+def _wiring(plan: Plan) -> str:
+    """Nodes, roles and models of each stage."""
+    parts = []
+    for graph in plan.stages:
+        models = ", ".join(sorted({node.model for node in graph.nodes if node.model}))
+        roles = ", ".join(dict.fromkeys(node.role for node in graph.nodes))
+        parts.append(f"{len(graph.nodes)} nodes: {roles}; {models}")
+    return " | ".join(parts)
 
 
 def _score(split: str, seen: Measured, replicate: int) -> Score:

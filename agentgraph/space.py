@@ -185,16 +185,30 @@ def _solves(role: Role, in_degree: int) -> int:
 class Space:
     """Plans: a graph for each stage, the sum of their prices within the budget.
 
+    Parameters
+    ----------
+    shares
+        Of each stage, what part of the budget it has at first beyond its cheapest graph, > 0, summing to 1; none are
+        equal ones. A search may move them.
+    hand_on
+        Whether what a stage's graph leaves of its share is the later stages' when plans are drawn.
+
     Raises
     ------
+    SpaceError
+        If the shares are not one for each stage, positive, and 1 in all.
     BudgetError
         If not even the cheapest plan fits.
     """
 
     stages: tuple[StageSpace, ...]
     budget: Budget
+    shares: tuple[float, ...] = ()
+    hand_on: bool = True
 
     def __post_init__(self) -> None:
+        if self.shares:
+            self._check_shares()
         for name in ("usd", "seconds"):
             if name in self.budget.limits and all(getattr(m, name) == Rates() for s in self.stages for m in s.pool):
                 raise BudgetError(
@@ -203,6 +217,18 @@ class Space:
                 )
         if not self.budget.allows(total(self.least)):
             raise BudgetError(self._buys_nothing())
+
+    def _check_shares(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(self.shares) != len(names):
+            raise SpaceError(f"{len(self.shares)} shares for the stages {', '.join(names)}; give each stage its share")
+        given = ", ".join(f"{name}={share:g}" for name, share in zip(names, self.shares, strict=True))
+        if not min(self.shares) > 0:
+            raise SpaceError(
+                f"stage shares must be above 0: {given}; leave the stage its cheapest graph by a small share"
+            )
+        if abs(sum(self.shares) - 1) > 1e-6:
+            raise SpaceError(f"stage shares sum to {sum(self.shares):g}, must sum to 1: {given}")
 
     def _buys_nothing(self) -> str:
         """Which resource is short: one alone, or several that no plan fits together."""
@@ -271,6 +297,31 @@ class Space:
     def price(self, plan: Plan) -> Cost:
         """Forecast cost of a plan for one question."""
         return total(stage.price(graph) for stage, graph in zip(self.stages, plan.stages, strict=True))
+
+    def split(self, plan: Plan) -> tuple[float, ...]:
+        """What part of a plan's price each stage takes, of the limited resource that the price takes most of; sums to 1."""
+        prices = [stage.price(graph) for stage, graph in zip(self.stages, plan.stages, strict=True)]
+
+        def amounts(name: str) -> list[float]:
+            gift = TTS_REFERENCE if name == "tts_units" else 0.0
+            return [getattr(price, name) + gift for price in prices]
+
+        limits = self.budget.limits or {"flops": 1.0}
+        whole = {name: sum(amounts(name)) for name in limits}
+        tightest = max(limits, key=lambda name: whole[name] / limits[name])
+        if not whole[tightest]:
+            return (1 / len(prices),) * len(prices)
+        return tuple(amount / whole[tightest] for amount in amounts(tightest))
+
+    def within_share(self, s: int, graph: Graph, share: float) -> bool:
+        """Whether a graph of stage ``s`` fits in what that share of the budget gives it, of every limited resource."""
+        price = self.stages[s].price(graph)
+        for name, limit in self.budget.limits.items():
+            least = getattr(self.least[s], name)
+            free = limit - sum(getattr(cost, name) for cost in self.least)
+            if getattr(price, name) > least + share * free + 1e-9 * abs(limit):
+                return False
+        return True
 
     def feasible(self, plan: Plan) -> bool:
         """Whether the price of a plan is within the budget, and all that it asks can be answered."""

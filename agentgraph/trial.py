@@ -37,6 +37,8 @@ class Answer:
         How often a model's reply was 'empty', 'cut' or 'unparseable' after it was asked again.
     text
         The answer, '' if there is none.
+    stages
+        Marks of what stages before the last handed on, by name, where they can be marked by themselves.
     """
 
     question: str
@@ -44,6 +46,7 @@ class Answer:
     charge: Cost = field(default_factory=Cost)
     outcomes: Mapping[str, int] = field(default_factory=dict)
     text: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Trial:
         Mark in [0, 1] by question id.
     charged
         Sum of measured costs over the marked questions.
+    stage_marks
+        Mark of what a stage before the last handed on, by stage and question id; only stages that can be marked.
     """
 
     number: int
@@ -72,6 +77,7 @@ class Trial:
     charged: Cost = field(default_factory=Cost)
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: int = 0
+    stage_marks: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, answer: Answer) -> None:
         """Take in one answer; a question that has a mark keeps it."""
@@ -81,6 +87,8 @@ class Trial:
             self.marks[answer.question] = answer.mark
             self.charged = self.charged + answer.charge
             self.outcomes.update(answer.outcomes)
+            for stage, mark in answer.stages.items():
+                self.stage_marks.setdefault(stage, {})[answer.question] = mark
 
     def merge(self, new: Trial) -> None:
         """Take in what a later round found of the same plan, on questions without a mark."""
@@ -88,6 +96,8 @@ class Trial:
         self.charged = self.charged + new.charged
         self.outcomes.update(new.outcomes)
         self.failures += new.failures
+        for stage, marks in new.stage_marks.items():
+            self.stage_marks.setdefault(stage, {}).update(marks)
 
     @property
     def accuracy(self) -> float:

@@ -85,6 +85,16 @@ def random_tables(space, seed, *, spread=2.0):
     return distribution
 
 
+def agrees(distribution, draws):
+    """Whether what draws say of their log-probability, given the split, is what going through them again gives."""
+    reported = torch.stack([draw.log_prob for draw in draws]).sum(0)
+    by_split = distribution.log_probs(draws)
+    log_splits = distribution.log_splits()[:, None]
+    found = torch.isclose(by_split - log_splits, reported[None], rtol=0, atol=1e-9).any(0).all()
+    whole = torch.log(by_split.exp().sum(0))
+    return bool(reported.isfinite().all() & found & torch.allclose(distribution.log_prob(draws), whole, atol=1e-9))
+
+
 def all_labelled(stage):
     """Every labelled graph whose slots all lead to slot 0, whatever roles and budget say, as one `Draws`."""
     n, r, m = stage.max_nodes, len(stage.roles), len(stage.pool)

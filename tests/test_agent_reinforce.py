@@ -28,9 +28,9 @@ class Counting(RuleBased):
         self.asked.append("feedback")
         return super().feedback(evidence, complaint)
 
-    def choose(self, evidence, mixes, count, complaint=""):
+    def choose(self, evidence, mixes, count, complaint="", *, stage=0):
         self.asked.append("choose")
-        return super().choose(evidence, mixes, count, complaint)
+        return super().choose(evidence, mixes, count, complaint, stage=stage)
 
 
 def played(rounds=5, k=6, look=None, value=None, **settings):

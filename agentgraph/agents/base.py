@@ -97,5 +97,7 @@ class Agent(ABC):
         """Critique and nudges as JSON text; ``complaint`` says what was wrong with the last try."""
 
     @abstractmethod
-    def choose(self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "") -> str:
-        """Which ``count`` of the mixes (models per pool entry) to start from, as JSON text."""
+    def choose(
+        self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "", *, stage: int = 0
+    ) -> str:
+        """Which ``count`` of the mixes (models per entry of the stage's pool) to start from, as JSON text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import getdoc
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -102,6 +103,7 @@ def trial_text(trial: Trial, unit: float, utility: float | None = None) -> str:
         f"{len(graph.nodes)} nodes, width {graph.width}, depth {graph.depth}" for graph in trial.plan.stages
     )
     parts = [_accuracy(trial)]
+    parts += [f"stage {stage} alone {fmean(marks.values()):.3f}" for stage, marks in trial.stage_marks.items()]
     parts += [] if utility is None or utility == trial.accuracy else [f"utility {utility:.3f}"]
     parts += [_cost("price", trial.price, unit)]
     parts += [_cost("charge", trial.charge, unit)] if trial.marks else []
@@ -128,13 +130,17 @@ def _stage_tables(stage: StageDistribution) -> list[str]:
 
 
 def tables_text(distribution: Distribution) -> str:
-    """All tables as probabilities with three decimals, in a fixed order."""
-    return "\n".join(line for stage in distribution.stages for line in _stage_tables(stage))
+    """All tables as probabilities with three decimals, in a fixed order; of several stages first their shares."""
+    lines = [line for stage in distribution.stages for line in _stage_tables(stage)]
+    if len(distribution.stages) > 1:
+        shares = _row([stage.space.name for stage in distribution.stages], distribution.share_logits)
+        lines.insert(0, f"shares of the budget: {shares}")
+    return "\n".join(lines)
 
 
-def mixes_text(distribution: Distribution, mixes: Sequence[Sequence[int]]) -> str:
-    """Numbered list of model mixes."""
-    names = distribution.stages[0].space.pool.names
+def mixes_text(distribution: Distribution, mixes: Sequence[Sequence[int]], stage: int = 0) -> str:
+    """Numbered list of model mixes of a stage."""
+    names = distribution.stages[stage].space.pool.names
     return "\n".join(
         f"{i}: " + " + ".join(f"{count}×{name}" for name, count in zip(names, mix, strict=True) if count)
         for i, mix in enumerate(mixes)
@@ -163,7 +169,10 @@ def realised(
     for prediction in predictions:
         nudge = prediction.nudge
         draw, space = draws[nudge.stage], distribution.stages[nudge.stage].space
-        if nudge.table == "edge":
+        if nudge.table == "share":
+            place = [stage.space.name for stage in distribution.stages].index(nudge.option)
+            having = torch.tensor([distribution.space.split(t.plan)[place] > prediction.before for t in marked])
+        elif nudge.table == "edge":
             having = draw.edges[:, nudge.slot, int(nudge.option)]
         elif nudge.table == "role":
             role = [role.name for role in space.roles].index(nudge.option)

@@ -66,13 +66,14 @@ def _name(value: object) -> object:
 class Nudge(BaseModel):
     """One change to one probability: ``by`` so much on the logit, or ``to`` a probability; one of the two is given.
 
-    ``option`` is a role, a model, or for edges the number of the slot that receives the message. ``expect`` is the change
-    of utility foreseen (0.02 is two points of accuracy), ``because`` the evidence.
+    ``option`` is a role, a model, for edges the number of the slot that receives the message, and for ``share`` (the
+    stages' shares of the budget; slot and stage do not matter) the name of a stage. ``expect`` is the change of utility
+    foreseen (0.02 is two points of accuracy), ``because`` the evidence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    table: Literal["edge", "role", "model"]
+    table: Literal["edge", "role", "model", "share"]
     slot: Annotated[int, Field(ge=0), BeforeValidator(_number)]
     option: Annotated[str, BeforeValidator(_name)]
     by: Annotated[float, Field(ge=-LARGEST, le=LARGEST), BeforeValidator(_number)] | None = None
@@ -80,6 +81,12 @@ class Nudge(BaseModel):
     stage: Annotated[int, Field(ge=0), BeforeValidator(_number)] = 0
     expect: Annotated[float, Field(ge=-1, le=1), BeforeValidator(_share)] = 0.0
     because: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_have_one_row(cls, given: Any) -> Any:  # noqa: ANN401  whatever was written
+        is_share = isinstance(given, dict) and given.get("table") == "share"
+        return {**given, "slot": 0, "stage": 0} if is_share else given
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Nudge:
@@ -90,6 +97,8 @@ class Nudge(BaseModel):
     @property
     def what(self) -> str:
         """Which probability, in one line."""
+        if self.table == "share":
+            return f"share of stage {self.option}"
         what = f"{self.slot}>{self.option}" if self.table == "edge" else f"slot {self.slot} {self.option}"
         return f"{f'stage {self.stage} ' if self.stage else ''}{self.table:<5} {what}"
 
@@ -139,8 +148,8 @@ class Prediction(BaseModel):
     before, after
         The probability, in [0, 1].
     effect
-        Mean utility of the next round's new plans that have the option in that slot, less that of those that have not;
-        ``None`` while there are not both.
+        Mean utility of the next round's new plans that have the option in that slot, less that of those that have not (of
+        a share: that spend more than ``before`` on the stage); ``None`` while there are not both.
     having, lacking
         How many plans that were.
     """
@@ -272,8 +281,7 @@ def _nudges(given: object, distribution: Distribution) -> tuple[list[Nudge], lis
     kept = [nudge for nudge in nudges if nudge.to is None or _row(nudge) not in over]
     errors += [
         FeedbackError(
-            f"the probabilities given for the {nudge.table}s of slot {nudge.slot} sum to {over[_row(nudge)]:.3f}; "
-            "they must not exceed 1",
+            f"the probabilities given for the {_of_row(nudge)} sum to {over[_row(nudge)]:.3f}; they must not exceed 1",
             kind="probability",
         )
         for nudge in nudges
@@ -289,6 +297,10 @@ def _row(nudge: Nudge) -> _Row:
     return nudge.stage, nudge.table, nudge.slot
 
 
+def _of_row(nudge: Nudge) -> str:
+    return "shares" if nudge.table == "share" else f"{nudge.table}s of slot {nudge.slot}"
+
+
 def _targets(nudges: Sequence[Nudge]) -> dict[_Row, list[Nudge]]:
     """Nudges to a probability, by row; the last word on an option counts."""
     targets: defaultdict[_Row, dict[str, Nudge]] = defaultdict(dict)
@@ -300,6 +312,15 @@ def _targets(nudges: Sequence[Nudge]) -> dict[_Row, list[Nudge]]:
 
 def _place(nudge: Nudge, distribution: Distribution) -> tuple[int, int]:
     """Row and column of a nudge in its table."""
+    if nudge.table == "share":
+        stages = [stage.space.name for stage in distribution.stages]
+        if len(stages) == 1:
+            raise FeedbackError("share nudge: the task has one stage, which has the whole budget", kind="unknown id")
+        if nudge.option not in stages:
+            raise FeedbackError(
+                f"share nudge names {nudge.option!r}; stages are {', '.join(stages)}", kind="unknown id"
+            )
+        return 0, stages.index(nudge.option)
     if nudge.stage >= len(distribution.stages):
         raise FeedbackError(
             f"nudge names stage {nudge.stage}; stages are 0 to {len(distribution.stages) - 1}", kind="unknown id"
@@ -325,6 +346,8 @@ def _place(nudge: Nudge, distribution: Distribution) -> tuple[int, int]:
 
 def _table(distribution: Distribution, stage: int, table: str) -> Tensor:
     tables = distribution.stages[stage]
+    if table == "share":
+        return distribution.share_logits.unsqueeze(0)  # a view: what is written to it is written to the logits
     return {"edge": tables.edge_logits, "role": tables.role_logits, "model": tables.model_logits}[table]
 
 

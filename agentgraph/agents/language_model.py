@@ -38,6 +38,12 @@ RULES: Final = (
 )
 
 
+SHARES: Final = (
+    " The task has several stages, each of which is asked what the one before answered. A nudge of the table 'share', whose "
+    "option is the name of a stage, moves budget to that stage or away from it; what one stage has is not there for the others."
+)
+
+
 class LanguageModel(Agent):
     """Any chat model that a backend serves.
 
@@ -78,15 +84,20 @@ class LanguageModel(Agent):
         self._call = call
 
     def feedback(self, evidence: Evidence, complaint: str = "") -> str:
-        wanted = RULES
+        wanted = RULES if len(evidence.distribution.stages) == 1 else RULES + SHARES
         if evidence.plans:
             wanted += f" You may also propose up to {evidence.plans} whole plans to try next, in 'plans'. {FORM}"
         format_ = FeedbackWithPlans if evidence.plans else Feedback
         return self._ask(evidence, f"{render(evidence)}\n\n{wanted}", complaint, format_)
 
-    def choose(self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "") -> str:
+    def choose(
+        self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "", *, stage: int = 0
+    ) -> str:
+        stages = evidence.distribution.stages
+        where = "" if len(stages) == 1 else f" that stage {stages[stage].space.name} has"
+        listed = mixes_text(evidence.distribution, mixes, stage)
         text = (
-            f"{render(evidence)}\n\nMixes of models that spend the budget:\n{mixes_text(evidence.distribution, mixes)}\n\n"
+            f"{render(evidence)}\n\nMixes of models that spend the budget{where}:\n{listed}\n\n"
             f"Choose the {count} mixes (by number) to start from."
         )
         return self._ask(evidence, text, complaint, Choice)

@@ -10,7 +10,7 @@ It knows nothing of the tasks. It follows the insights of Agent-REINFORCE (arXiv
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -61,6 +61,7 @@ class RuleBased(Agent):
             )
             for nudge in self._nudges(s, stage, draws, elite)
         ]
+        nudges += self._shares(evidence, elite)
         nudges.sort(key=lambda nudge: -abs(nudge["by"]))
         nudges = nudges[:MOST_NUDGES]
         for nudge in nudges:
@@ -78,6 +79,9 @@ class RuleBased(Agent):
         found: dict[str, Plan] = {}
         for turn in range(_TURNS * evidence.plans):
             graphs = list(elite[turn % len(elite)].plan.stages)
+            if len(graphs) > 1 and turn % 2:  # one stage as in another of the best
+                s = int(rng.integers(len(graphs)))
+                graphs[s] = elite[int(rng.integers(len(elite)))].plan.stages[s]
             for _ in range(1 + turn % 2):
                 s = int(rng.integers(len(graphs)))
                 graphs[s] = mutated(graphs[s], space.stages[s], rng)
@@ -91,9 +95,7 @@ class RuleBased(Agent):
         return list(found.values())
 
     def _nudges(self, s: int, stage: StageDistribution, draws: Draws, elite: Sequence[Trial]) -> list[dict[str, Any]]:
-        rank = 1.0 / torch.arange(1, len(elite) + 1, dtype=torch.float64)
-        weight = (1 - self.focus) * rank / rank.sum()
-        weight[0] += self.focus
+        weight = self._weights(len(elite))
         there = draws.present.double() * weight[:, None]  # (K, N)
         seen = there.sum(0)  # (N,) weight of plans that have the slot
         space = stage.space
@@ -134,6 +136,24 @@ class RuleBased(Agent):
             nudges += self._moves(s, "edge", slot, [str(t) for t in range(slot)], target, now, move)
         return nudges
 
+    def _weights(self, count: int) -> torch.Tensor:
+        """What each of the best plans counts, best first, shape (count,); sums to 1."""
+        rank = 1.0 / torch.arange(1, count + 1, dtype=torch.float64)
+        weight = (1 - self.focus) * rank / rank.sum()
+        weight[0] += self.focus
+        return weight
+
+    def _shares(self, evidence: Evidence, elite: Sequence[Trial]) -> list[dict[str, Any]]:
+        """Budget moves to where the best plans spend it."""
+        tables = evidence.distribution
+        names = [stage.space.name for stage in tables.stages]
+        if len(names) == 1:
+            return []
+        spent = torch.tensor([tables.space.split(trial.plan) for trial in elite], dtype=torch.float64)
+        target = self.sure * (self._weights(len(elite)) @ spent) + (1 - self.sure) / len(names)
+        move = torch.log(target) - torch.log(tables.shares)
+        return self._moves(0, "share", 0, names, target, tables.shares, move)
+
     @staticmethod
     def _moves(
         s: int, table: str, slot: int, names: Sequence[str], target: torch.Tensor, now: torch.Tensor, move: torch.Tensor
@@ -151,10 +171,11 @@ class RuleBased(Agent):
             if abs(float(target[i] - now[i])) > 0.05
         ]
 
-    def choose(self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "") -> str:
+    def choose(
+        self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "", *, stage: int = 0
+    ) -> str:
         del complaint
-        names = evidence.distribution.stages[0].space.pool.names
-        right = _right_by_model(evidence.archive, names)  # (M, questions)
+        right = _right_by_model(evidence, stage)  # (M, questions)
         scores = [float((1 - np.prod((1 - right) ** np.array(mix)[:, None], axis=0)).mean()) for mix in mixes]
         chosen: list[int] = []
         supports: set[tuple[bool, ...]] = set()
@@ -174,24 +195,35 @@ class RuleBased(Agent):
         )
 
 
-def _right_by_model(trials: Sequence[Trial], names: Sequence[str]) -> NDArray[np.float64]:
-    """Chance that a model answers each question, shape (M, questions), from trials of one node; shrunk to its mean."""
-    questions = sorted({q for trial in trials for q in trial.marks})
-    right = np.full((len(names), max(1, len(questions))), 0.0)
-    for m, name in enumerate(names):
-        rows = [
-            [trial.marks.get(q, np.nan) for q in questions]
-            for trial in trials
-            if trial.marks
-            and all(len(graph.nodes) == 1 and graph.nodes[0].model == name for graph in trial.plan.stages)
-        ]
+def _right_by_model(evidence: Evidence, stage: int) -> NDArray[np.float64]:
+    """Chance that a model answers each question of a stage, shape (M, questions), from trials in which it solves alone.
+
+    Shrunk to the model's mean; of the other stages only those trials count that have one node each.
+    """
+    names = [each.space.name for each in evidence.distribution.stages]
+    single = [trial for trial in evidence.archive if all(len(graph.nodes) == 1 for graph in trial.plan.stages)]
+    known = [(trial.plan.stages[stage].nodes[0].model, _marks_of(trial, names, stage)) for trial in single]
+    questions = sorted({q for _, marks in known for q in marks})
+    pool = evidence.distribution.stages[stage].space.pool.names
+    right = np.full((len(pool), max(1, len(questions))), 0.0)
+    for m, name in enumerate(pool):
+        rows = [[marks.get(q, np.nan) for q in questions] for model, marks in known if model == name and marks]
         if rows:
             marks = np.array(rows)
-            known = ~np.isnan(marks)
+            there = ~np.isnan(marks)
             mean = float(np.nanmean(marks))
-            right[m] = (np.nansum(marks, 0) + mean) / (known.sum(0) + 1)
+            right[m] = (np.nansum(marks, 0) + mean) / (there.sum(0) + 1)
     result: NDArray[np.float64] = np.minimum(right, 0.999)
     return result
+
+
+def _marks_of(trial: Trial, names: Sequence[str], stage: int) -> Mapping[str, float]:
+    """What a trial says of one stage: its own marks if it has any, else the last ones where all before it were right."""
+    own = trial.stage_marks.get(names[stage])
+    if own is not None:
+        return own
+    before = [trial.stage_marks[name] for name in names[:stage] if name in trial.stage_marks]
+    return {q: mark for q, mark in trial.marks.items() if all(marks.get(q) == 1 for marks in before)}
 
 
 def _mean(trials: Sequence[Trial]) -> float:

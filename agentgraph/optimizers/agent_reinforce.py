@@ -14,6 +14,8 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
   same trials. Screened plans are no plain draws, so with screening that step is a heuristic, not an unbiased estimate.
 - In mode ``propose`` (the released code's way, where the agent writes the next graph) the agent may add whole plans to
   those that are drawn; in mode ``sample`` (the paper's idea) it moves the tables only.
+- Of a task with several stages, each is probed and warmed up by itself while the others have one call; then plans are
+  drawn with a split of the budget, and nudges move the shares as they move roles and models.
 - The outcome is chosen on validation questions from an archive of all trials; the released code returns the last graph.
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -40,7 +43,7 @@ from agentgraph.optimizers.mixes import Mix, affordable, warm_up_graphs
 from agentgraph.optimizers.policy import Ascent
 from agentgraph.optimizers.screen import Screen, Screened
 from agentgraph.plan import Plan
-from agentgraph.space import Space, StageSpace
+from agentgraph.space import Space
 from agentgraph.trial import Trial
 
 MODES: Final = ("sample", "propose")
@@ -118,7 +121,7 @@ class AgentReinforce(Optimizer):
         )
         self.phase = PHASES[2] if not self.mixes else PHASES[0] if 1 in self.insights else PHASES[1]
         self.round = 0
-        self.chosen: list[Mix] = []
+        self.chosen: list[list[Mix]] = [[] for _ in space.stages]
         self.rejects: Counter[str] = Counter()  # what of the agent's replies could not be used, by kind
         self.dropped = 0  # rounds in which no attempt could be used
         self.expected: float | None = None
@@ -196,73 +199,111 @@ class AgentReinforce(Optimizer):
     # Warm-up ---------------------------------------------------------------------------------------------------------
 
     def _probes(self) -> list[Plan]:
-        """Each model alone, in each role that can solve; other stages get their cheapest solve."""
+        """Each model alone in each stage, in each role that can solve; the other stages have the dearest solve that fits."""
         plans: dict[str, Plan] = {}
         for s, stage in enumerate(self.space.stages):
             for role in stage.roles:
                 if role.min_parents == 0 and role.may_be_sink:
                     for name in stage.pool.names:
-                        graphs = list(self.space.least_plan.stages)
-                        graphs[s] = Graph((Node(role.name, name),))
-                        plan = Plan(tuple(graphs))
-                        if self.space.feasible(plan):
+                        plan = self._with(s, Graph((Node(role.name, name),)))
+                        if plan is not None:
                             plans[plan.id] = plan
         return list(plans.values())
 
+    def _with(self, s: int, graph: Graph) -> Plan | None:
+        """The plan with this graph in stage ``s``, and in the others the best single call within their shares.
+
+        If that is too dear the others have their cheapest solve; ``None`` if that is too dear as well.
+        """
+        for others in (self._singles(s), list(self.space.least_plan.stages)):
+            others[s] = graph
+            plan = Plan(tuple(others))
+            if self.space.feasible(plan):
+                return plan
+        return None
+
+    def _singles(self, s: int) -> list[Graph]:
+        """For each stage but ``s`` the single call that did best, or else the dearest, within its share of the budget."""
+        space, graphs = self.space, list(self.space.least_plan.stages)
+        for t, stage in enumerate(space.stages):
+            if t == s:
+                continue
+            tried = self._alone(t)
+            price = {Node(stage.solver.name, name): cost.flops for name, cost in stage.solvers.items()}
+            for node in sorted(tried or price, key=lambda node: -(tried or price)[node]):
+                if space.within_share(t, Graph((node,)), float(self.tables.shares[t])):
+                    graphs[t] = Graph((node,))
+                    break
+        return graphs
+
+    def _alone(self, s: int) -> dict[Node, float]:
+        """How each single call of a stage did where all other stages had one too: by the stage's own marks if it has any."""
+        values: dict[Node, float] = {}
+        for trial in self._trials.values():
+            if trial.marks and all(len(graph.nodes) == 1 for graph in trial.plan.stages):
+                own = trial.stage_marks.get(self.space.stages[s].name)
+                value = fmean(own.values()) if own else self.objective.utility(trial)
+                node = trial.plan.stages[s].nodes[0]
+                values[node] = max(values.get(node, -np.inf), value)
+        return values
+
     def _start(self, evidence: Evidence) -> tuple[str, str]:
         """Insight 1: let the agent choose mixes from what single models did; their models gain probability."""
-        mixes = affordable(self.space, np.random.default_rng(0))
-        listed = mixes_text(self.tables, mixes)
-        heard = listen(
-            lambda complaint: self.agent.choose(evidence, mixes, self.mixes, complaint),
-            lambda raw: parse_choice(raw, mixes, self.mixes, cut=self.agent.cut),
-            self.rejects,
-        )
-        raw = heard.raw
-        if heard.value is not None:
-            self._adopt([mixes[i] for i in heard.value.mixes])
-            self._note(evidence, heard.value.critique)
-            raw = heard.value.text()
-        else:
-            self.dropped += 1
-            self._headline = (
-                f"the agent's choice of mixes could not be used ({heard.complaint}); mixes are drawn at random"
+        listed, said = [], []
+        for s in range(len(self.space.stages)):
+            mixes = affordable(self.space, np.random.default_rng(0), s, float(self.tables.shares[s]))
+            listed.append(mixes_text(self.tables, mixes, s))
+            heard = listen(
+                lambda complaint, s=s, mixes=mixes: self.agent.choose(  # type: ignore[misc]
+                    evidence, mixes, self.mixes, complaint, stage=s
+                ),
+                lambda raw, mixes=mixes: parse_choice(raw, mixes, self.mixes, cut=self.agent.cut),  # type: ignore[misc]
+                self.rejects,
             )
-        return listed, raw
+            if heard.value is not None:
+                self._adopt(s, [mixes[i] for i in heard.value.mixes])
+                self._note(evidence, heard.value.critique)
+                said.append(heard.value.text())
+            else:
+                self.dropped += 1
+                self._headline = (
+                    f"the agent's choice of mixes could not be used ({heard.complaint}); mixes are drawn at random"
+                )
+                said.append(heard.raw)
+        return "\n\n".join(listed), "\n\n".join(said)
 
-    def _adopt(self, mixes: list[Mix]) -> None:
-        """Start from these mixes: their models gain probability."""
-        self.chosen = mixes
+    def _adopt(self, s: int, mixes: list[Mix]) -> None:
+        """Start a stage from these mixes: their models gain probability."""
+        self.chosen[s] = mixes
         share = torch.tensor(mixes, dtype=torch.float64).sum(0)
-        for table in self.tables.stages:
-            table.model_logits += torch.log((share + 0.5) / (share + 0.5).mean())
+        self.tables.stages[s].model_logits += torch.log((share + 0.5) / (share + 0.5).mean())
 
     def _warm_up(self, rng: np.random.Generator) -> list[Plan]:
-        """Shapes of the chosen mixes; a stage beside the first keeps its cheapest solve."""
-        first, rest = self.space.stages[0], self.space.least_plan.stages[1:]
-        solver = self._best_solver(first)
-        if not self.chosen:  # without insight 1, or without a usable choice
-            mixes = affordable(self.space, rng)
-            self._adopt([mixes[int(i)] for i in rng.choice(len(mixes), min(self.mixes, len(mixes)), replace=False)])
+        """Shapes of the chosen mixes of each stage; the other stages have the single call that did best."""
         plans: dict[str, Plan] = {}
-        for mix in self.chosen:
-            for graph in warm_up_graphs(first, mix, solver, lambda graph: self.space.feasible(Plan((graph, *rest)))):
-                plan = Plan((graph, *rest))
-                if plan.id not in self._trials:
-                    plans[plan.id] = plan
-                    if 2 not in self.insights:  # one shape for each mix
-                        break
+        for s, stage in enumerate(self.space.stages):
+            solver = self._best_solver(s)
+            if not self.chosen[s]:  # without insight 1, or without a usable choice
+                mixes = affordable(self.space, rng, s, float(self.tables.shares[s]))
+                count = min(self.mixes, len(mixes))
+                self._adopt(s, [mixes[int(i)] for i in rng.choice(len(mixes), count, replace=False)])
+            for mix in self.chosen[s]:
+                for graph in warm_up_graphs(stage, mix, solver, lambda graph, s=s: self._with(s, graph) is not None):  # type: ignore[misc]
+                    plan = self._with(s, graph)
+                    if plan is not None and plan.id not in self._trials:
+                        plans[plan.id] = plan
+                        if 2 not in self.insights:  # one shape for each mix
+                            break
         return list(plans.values())
 
-    def _best_solver(self, stage: StageSpace) -> list[str]:
-        """For each model the role in which it solves best alone."""
+    def _best_solver(self, s: int) -> list[str]:
+        """For each model of a stage the role in which it solves best alone."""
+        stage = self.space.stages[s]
         names = [role.name for role in stage.roles if role.min_parents == 0 and role.may_be_sink]
         best = dict.fromkeys(stage.pool.names, (-np.inf, names[0]))
-        for trial in self._trials.values():
-            graph = trial.plan.stages[0]
-            if len(graph.nodes) == 1 and graph.nodes[0].role in names:
-                node = graph.nodes[0]
-                best[node.model] = max(best[node.model], (self.objective.utility(trial), node.role))
+        for node, value in self._alone(s).items():
+            if node.role in names:
+                best[node.model] = max(best[node.model], (value, node.role))
         return [best[name][1] for name in stage.pool.names]
 
     def _contenders(self, count: int) -> list[Plan]:
@@ -371,7 +412,7 @@ class AgentReinforce(Optimizer):
         self.predictions = [Prediction.model_validate(one) for one in state["predictions"]]
         self.notes = [Note.model_validate(note) for note in state["notes"]]
         self.proposed = [Plan.from_compact(plan) for plan in state["proposed"]]
-        self.chosen = [tuple(mix) for mix in state["chosen"]]
+        self.chosen = [[tuple(mix) for mix in mixes] for mixes in state["chosen"]]
         self.expected, self.last_mean = state["expected"], state["last_mean"]
         self._trials = {trial.plan.id: trial for trial in trials}
         self.screen.fit(trials)

@@ -35,11 +35,11 @@ class Encoding:
     Attributes
     ----------
     names
-        What each of the C entries chooses, such as ``s0.edge.2>1`` or ``s0.role.0``.
+        What each of the C entries chooses, such as ``s0.edge.2>1`` or ``s0.role.0``; of several stages first the ``split``.
     ends
         For each entry where its options' intervals end, ascending, the last at 1; an edge's first option is to be there.
     slots
-        Stage and slot of each entry, shape (C, 2).
+        Stage and slot of each entry, shape (C, 2); the split goes with the first.
     """
 
     def __init__(self, space: Space) -> None:
@@ -47,6 +47,10 @@ class Encoding:
         self.names: list[str] = []
         self.ends: list[Vectors] = []
         places: list[tuple[int, int]] = []
+        if len(space.stages) > 1:
+            self.names.append("split")
+            self.ends.append(_ends(self.tables.log_splits()))
+            places.append((0, 0))
         for s, stage in enumerate(self.tables.stages):
             for slot in range(stage.space.max_nodes):
                 chances = torch.sigmoid(stage.edge_logits[slot, :slot]).tolist()
@@ -68,8 +72,17 @@ class Encoding:
 
         A plan that is not valid or not within the budget gives vectors that name what is nearest on the walk.
         """
-        options = [_options(*pair) for pair in zip(self.tables.stages, self.tables.label(plans), strict=True)]
+        draws = self.tables.label(plans)
+        options = [_options(*pair) for pair in zip(self.tables.stages, draws, strict=True)]
+        if len(draws) > 1:
+            options.insert(0, self._split(draws, rng)[:, None])
         return self.numbers(np.concatenate(options, axis=1), rng.random((len(plans), len(self.names))))
+
+    def _split(self, draws: Sequence[Draws], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Splits by which labelled draws may have been drawn, shape (K,), as probable as they are; else any."""
+        chances = torch.softmax(self.tables.log_probs(draws).nan_to_num(neginf=-1e9), 0).cumsum(0).numpy()
+        drawn: NDArray[np.int64] = (chances <= rng.random(chances.shape[1]) * chances[-1]).sum(0)
+        return np.minimum(drawn, len(chances) - 1)
 
     def options(self, vectors: Vectors) -> NDArray[np.int64]:
         """Option that each entry names, shape (K, C)."""

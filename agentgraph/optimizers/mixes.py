@@ -25,9 +25,14 @@ Mix = tuple[int, ...]
 MOST_MIXES: Final = 1000
 
 
-def affordable(space: Space, rng: np.random.Generator) -> list[Mix]:
-    """Mixes for the first stage that spend the budget, as `exact_spend` has them."""
-    stage, limits = space.stages[0], space.budget.limits
+def affordable(space: Space, rng: np.random.Generator, s: int = 0, share: float = 1.0) -> list[Mix]:
+    """Mixes for stage ``s`` that spend its share of the budget, as `exact_spend` has them."""
+    stage, limits = space.stages[s], space.budget.limits
+    if len(space.stages) > 1:
+        limits = {
+            name: getattr(space.least[s], name) + share * (limit - sum(getattr(cost, name) for cost in space.least))
+            for name, limit in limits.items()
+        }
     solves = {
         name: int(_limit(limits[name], name) / _least(stage, name) + 1e-9) for name in limits if _adds(stage, name)
     }

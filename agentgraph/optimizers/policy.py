@@ -30,7 +30,7 @@ class Ascent:
         self._adam = self._new()
 
     def _new(self) -> torch.optim.Adam:
-        return torch.optim.Adam([table for stage in self.tables.stages for table in stage.parameters()], lr=self.rate)
+        return torch.optim.Adam(self.tables.parameters(), lr=self.rate)
 
     def step(self, draws: Sequence[Draws], utility: Tensor) -> None:
         """One step; ``draws`` and ``utility`` as for `policy_gradient`."""
@@ -56,7 +56,7 @@ class Ascent:
 
 
 def policy_gradient(tables: Distribution, draws: Sequence[Draws], utility: Tensor) -> list[Tensor]:
-    """Leave-one-out REINFORCE estimate of the gradient of the mean utility, one tensor for each table of each stage.
+    """Leave-one-out REINFORCE estimate of the gradient of the mean utility, one tensor for each of the tables.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def policy_gradient(tables: Distribution, draws: Sequence[Draws], utility: Tenso
     """
     k = len(utility)
     advantage = utility - (utility.sum() - utility) / (k - 1)
-    logits = [table for stage in tables.stages for table in stage.parameters()]
+    logits = tables.parameters()
     for table in logits:
         table.requires_grad_()
     surrogate = (advantage * tables.log_prob(draws)).mean()

@@ -7,7 +7,7 @@ rate 0.1. Departures, all to make the step an unbiased estimate of the gradient 
 - The baseline of a draw is the mean utility of the others of its round (leave-one-out).
 - Draws of a round are independent; a plan drawn twice is run once and counts twice, a plan of an earlier round is
   marked on this round's questions too. So a round may run fewer plans than were asked for.
-- Stage shares are not learned: what a stage may cost is not differentiable.
+- Stage shares are learned too: the split of the budget is a draw, and a plan's probability is summed over all splits.
 """
 
 from __future__ import annotations

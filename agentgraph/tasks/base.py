@@ -118,6 +118,23 @@ class Task(ABC):
                     f"task.sizes.{split}={size!r} is not a whole number; give one, or null for all questions"
                 )
 
+    def check(self) -> None:
+        """Refuse stages that do not make a pipeline.
+
+        Raises
+        ------
+        TaskError
+            If there is none, two have the same name, or one hands on nothing.
+        """
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise TaskError(f"task {self.name!r} has the stages {names}; give it one or more, each with its own name")
+        if len(names) > 1 and type(self).asked is Task.asked:
+            raise TaskError(
+                f"task {self.name!r}: stage {names[0]!r} hands on nothing, stage {names[1]!r} is asked the question alone; "
+                "write asked(stage, question, handed) so that what is asked depends on what was handed on"
+            )
+
     @abstractmethod
     def pool(self, split: str) -> Sequence[Question]:
         """All questions of a split, in a fixed order; no question is in two splits."""
@@ -147,9 +164,17 @@ class Task(ABC):
         return pool[:size]
 
     def asked(self, stage: int, question: Question, handed: str) -> str:
-        """Question text of a stage, given what the stage before handed on ('' for the first)."""
+        """Question text of a stage, given what the stage before handed on ('' for the first).
+
+        A stage without an answer hands on nothing: the stages after it are not asked, and the question is marked 0.
+        """
         del stage, handed
         return question.text
+
+    def mark_stage(self, stage: int, answer: str, question: Question) -> float | None:
+        """Mark in [0, 1] of what a stage before the last hands on; ``None`` where it cannot be marked by itself."""
+        del stage, answer, question
+        return None
 
 
 def cut(questions: Sequence[Question], split: str) -> Sequence[Question]:

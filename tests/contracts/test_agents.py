@@ -149,8 +149,8 @@ class Muttering(Agent):
         self.complaints.append(complaint)
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
-    def choose(self, evidence, mixes, count, complaint=""):
-        del mixes, count
+    def choose(self, evidence, mixes, count, complaint="", *, stage=0):
+        del mixes, count, stage
         return self.feedback(evidence, complaint)
 
 

@@ -79,6 +79,15 @@ def test_bad_split(make):
         make().questions("dev")
 
 
+def test_stages_make_a_pipeline(make):
+    task = make()
+    task.check()
+    for s, stage in enumerate(task.stages):
+        mark = task.mark_stage(s, "853", task.questions("train")[0])
+        assert stage.name
+        assert mark is None or 0 <= mark <= 1
+
+
 def test_marks(make):
     task = make()
     for split in SPLITS:
@@ -91,10 +100,11 @@ def test_marks(make):
 def test_views_keep_the_answer(make):
     task = make()
     for question in list(task.questions("train"))[:20]:
-        for stage in task.stages:
-            views = [stage.view(question.text, seed) for seed in (0, 1, 2**64 - 1, 0)]
+        for s, stage in enumerate(task.stages):
+            asked = task.asked(s, question, "123" if s else "")
+            views = [stage.view(asked, seed) for seed in (0, 1, 2**64 - 1, 0)]
             assert views[0] == views[3]
-            assert all(sorted(view) == sorted(question.text) for view in views)
+            assert all(sorted(view) == sorted(asked) for view in views)
 
 
 def test_stages_are_complete(make):
