@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agentgraph.agents.feedback import Note, Prediction
+from agentgraph.agents.guidelines import History
 from agentgraph.distribution import Distribution
+from agentgraph.errors import ConfigError
 from agentgraph.objectives.base import Objective
 from agentgraph.request import Reply, Request
 from agentgraph.trial import Trial
@@ -101,3 +103,19 @@ class Agent(ABC):
         self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "", *, stage: int = 0
     ) -> str:
         """Which ``count`` of the mixes (models per entry of the stage's pool) to start from, as JSON text."""
+
+    def guideline(self, history: History) -> str:
+        """What to try next and why, in words, for AgentTTS.
+
+        Raises
+        ------
+        ConfigError
+            If the agent writes none.
+        """
+        del history
+        raise ConfigError(f"agent {self.name!r} writes no guidelines; use agent=rule_based or agent=language_model")
+
+    def settings(self, history: History, complaint: str = "") -> str:
+        """Settings to try next as JSON text (`agentgraph.agents.guidelines`), for AgentTTS; raises as `guideline` does."""
+        del complaint
+        return self.guideline(history)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 
 from agentgraph.agents.base import Agent, Evidence, ModelCall
 from agentgraph.agents.evidence import mixes_text, render
 from agentgraph.agents.feedback import Choice, Feedback, FeedbackWithPlans, schema
+from agentgraph.agents.guidelines import INSIGHTS as TTS_INSIGHTS
+from agentgraph.agents.guidelines import History, Settings, shown
 from agentgraph.agents.proposals import FORM
 from agentgraph.errors import ConfigError
 from agentgraph.model import Model
-from agentgraph.request import Request, Settings
+from agentgraph.request import Request
+from agentgraph.request import Settings as Sampling
 
 TASK: Final = (
     "You improve a probability distribution over collaboration graphs of language models. A node is a role played by a "
@@ -38,6 +41,11 @@ RULES: Final = (
 )
 
 
+TTS_TASK: Final = (
+    "You search for the best way to spend a fixed budget on a task of several stages. In each stage a model is sampled a number "
+    "of times, and its answers are combined into one. You choose model and number of samples for each stage, see the scores, "
+    "and choose again, to find the best score with few trials."
+)
 SHARES: Final = (
     " The task has several stages, each of which is asked what the one before answered. A nudge of the table 'share', whose "
     "option is the name of a stage, moves budget to that stage or away from it; what one stage has is not there for the others."
@@ -73,7 +81,7 @@ class LanguageModel(Agent):
         history: int = 2,
     ) -> None:
         self.model = model
-        self.settings = Settings(temperature=temperature, max_tokens=max_tokens)
+        self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
         self.insights = _numbers(insights)
         if type(history) is not int or history < 0:
             raise ConfigError(f"agent.history={history!r} must be a whole number of at least 0")
@@ -102,21 +110,52 @@ class LanguageModel(Agent):
         )
         return self._ask(evidence, text, complaint, Choice)
 
+    def guideline(self, history: History) -> str:
+        text = [shown(history), *self._guidelines(history)]
+        if history.guidelines:
+            text.append(f"The last {history.last} trials are of the last batch. If scores hardly vary, explore more.")
+        text.append(
+            "Write a guideline of a few sentences for the next settings: which models, how many samples, where the budget goes."
+        )
+        insights = (1, 2, 3) if not history.guidelines else (2, 3)
+        return self._call_model(self._tts_system(history, insights), "\n\n".join(text), 2 * history.round)
+
+    def settings(self, history: History, complaint: str = "") -> str:
+        wanted = f"Return exactly {history.count} different settings that were not tried and are within the budget."
+        text = "\n\n".join([shown(history), *self._guidelines(history), wanted])
+        return self._ask_json(self._tts_system(history, (1, 2, 3)), text, complaint, Settings, 2 * history.round + 1)
+
+    def _tts_system(self, history: History, insights: Sequence[int]) -> str:
+        told = [f"({n}) {TTS_INSIGHTS[n]}" for n in insights if n in self.insights and n in history.insights]
+        return " ".join([TTS_TASK, *(["What is known:"] if told else []), *told])
+
+    @staticmethod
+    def _guidelines(history: History) -> list[str]:
+        """The first guideline and the last two, with what they led to."""
+        kept = dict.fromkeys([*history.guidelines[:1], *history.guidelines[-2:]])
+        return [f"Your guideline after batch {one.round} ({one.outcome()}): {one.text}" for one in kept]
+
     def _ask(self, evidence: Evidence, text: str, complaint: str, format_: type[BaseModel]) -> str:
-        if self._call is None:
-            raise ConfigError("the agent is not connected to a model; run it inside a search")
+        told = [f"({number}) {INSIGHTS[number]}" for number in self.insights if number in evidence.insights]
+        system = " ".join([TASK, *(["What is known:"] if told else []), *told])
+        return self._ask_json(system, text, complaint, format_, evidence.round)
+
+    def _ask_json(self, system: str, text: str, complaint: str, format_: type[BaseModel], replicate: int) -> str:
         wanted = schema(format_)
         text = f"{text} Answer with one JSON object and nothing else, of this schema: {json.dumps(wanted)}"
         if complaint:
             text = f"{text}\n\nYour last answer could not be used: {complaint}. Answer again."
-        told = [f"({number}) {INSIGHTS[number]}" for number in self.insights if number in evidence.insights]
-        system = " ".join([TASK, *(["What is known:"] if told else []), *told])
+        return self._call_model(system, text, replicate, wanted)
+
+    def _call_model(self, system: str, text: str, replicate: int, wanted: dict[str, Any] | None = None) -> str:
+        if self._call is None:
+            raise ConfigError("the agent is not connected to a model; run it inside a search")
         request = Request(
             model=self.model.served_name,
             fingerprint=f"agent/{self.model.identity}",
             messages=(("system", system), ("user", text)),
-            settings=self.settings,
-            replicate=evidence.round,
+            settings=self.sampling,
+            replicate=replicate,
             schema=wanted,
         )
         reply = self._call(request, self.model.backend)

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agentgraph.agents import setting_rules
 from agentgraph.agents.base import Agent, Evidence
 from agentgraph.agents.feedback import LARGEST, MOST_NUDGES
+from agentgraph.agents.guidelines import History
+from agentgraph.agents.guidelines import as_written as as_settings
 from agentgraph.agents.proposals import as_written
 from agentgraph.distribution import StageDistribution
 from agentgraph.errors import BudgetError, GraphError, SpaceError
@@ -193,6 +196,13 @@ class RuleBased(Agent):
                 "mixes": chosen,
             }
         )
+
+    def guideline(self, history: History) -> str:
+        return setting_rules.guideline(history)
+
+    def settings(self, history: History, complaint: str = "") -> str:
+        del complaint
+        return as_settings(history.samplings, setting_rules.settings(history))
 
 
 def _right_by_model(evidence: Evidence, stage: int) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ class ZeroShot(Optimizer):
                 f"optimizer=zero_shot asks a language model, got agent {self.agent.name!r}; "
                 f"add agent=language_model agent.model=<name in the pool>, or agent.base_url=…"
             )
-        self.asked, self.settings = self.agent.model, self.agent.settings
+        self.asked, self.settings = self.agent.model, self.agent.sampling
         self._untrained = Distribution(space)
         self.round = 0
         self.counts: Counter[str] = Counter()

@@ -40,7 +40,7 @@ def space(units, *, nodes=6, stages=1, roles=ROLES, lengths=CalcStage.lengths):
     return Space(made, Budget(units * unit, unit))
 
 
-AGENTS = {"AgentReinforce": RuleBased(), "ZeroShot": LanguageModel(POOL[0])}
+AGENTS = {"AgentReinforce": RuleBased(), "AgentTTS": RuleBased(), "ZeroShot": LanguageModel(POOL[0])}
 
 
 def no_model(request, backend):
@@ -136,7 +136,7 @@ def test_goes_on_from_its_state(cls, stop, which):
 
 @pytest.mark.parametrize("cls", MEMBERS)
 def test_same_seed_same_plans(cls):
-    inside = space(8)
+    inside = space(40, nodes=12)
     one, two = (rounds(new(cls, inside), Archive(inside), 0, 5) for _ in range(2))
     assert one == two
     drawn = [new(cls, inside) for _ in range(2)]

@@ -1,0 +1,150 @@
+"""AgentTTS's guideline and settings without a language model: arithmetic on the trials, by the insights that are switched on.
+
+1. Of each stage the smallest model that is not clearly worse than the best is preferred (else all models are alike).
+2. Numbers of samples are looked for around the best one, half and twice and in between (else they are drawn at random).
+3. Stages change together, and what one gives up another may take (else one stage changes at a time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from agentgraph.agents.guidelines import History
+from agentgraph.samplings import Sampling, Setting
+from agentgraph.trial import Trial
+
+__all__ = ["guideline", "settings"]
+
+_BASES: Final = 3  # best settings that are changed
+_TURNS: Final = 40  # tries for each setting that is wanted
+_FLAT: Final = 0.01  # spread of a batch's scores below which more is explored
+_FACTORS: Final = (0.5, 0.75, 1.0, 1.5, 2.0)
+_ASTRAY: Final = 0.15  # chance of a model that is not preferred
+
+
+def guideline(history: History) -> str:
+    """What to try next, and why, in words."""
+    ranked = _ranked(history)
+    if not ranked:
+        return "No trial has marks yet: try settings at random."
+    best, trial = ranked[0]
+    said = [f"Best so far: {history.samplings.text(best)}, score {history.utility(trial):.3f} ± {trial.stderr:.3f}."]
+    names = [stage.name for stage in history.samplings.space.stages]
+    if 1 in history.insights:
+        for s, name in enumerate(names):
+            by_model = _by_model(history, s)
+            known = ", ".join(f"{model} {value:.3f}" for model, (value, _) in by_model.items())
+            said.append(f"Stage {name} did best with {known}: prefer {' or '.join(_preferred(history, s))}.")
+    if 2 in history.insights:
+        around = [f"{name} {_low(one.samples)} to {2 * one.samples}" for name, one in zip(names, best, strict=True)]
+        said.append(f"Look for the number of samples around the best: {', '.join(around)}.")
+    if 3 in history.insights and len(names) > 1:
+        said.append(
+            "Change stages together: what an earlier stage gives up may go to a later one, and the other way round."
+        )
+    if _flat(history):
+        said.append("The scores of the last batch hardly vary: half of the next settings are drawn anywhere.")
+    return " ".join(said)
+
+
+def settings(history: History) -> list[Setting]:
+    """Settings to try next, none of them tried before, all within the budget; fewer where none are left."""
+    rng = np.random.default_rng((history.round, history.seed))
+    ranked = _ranked(history)
+    known = {setting for setting, _ in history.trials}
+    found: dict[Setting, None] = {}
+    anywhere = history.count // 2 if _flat(history) else 0
+    for turn in range(_TURNS * history.count):
+        if len(found) == history.count:
+            break
+        if not ranked or len(found) < anywhere:
+            setting: Setting | None = history.samplings.random(rng)
+        else:
+            setting = _changed(history, ranked[turn % min(_BASES, len(ranked))][0], rng)
+        if setting is not None and setting not in known:
+            found[setting] = None
+    return list(found)
+
+
+def _ranked(history: History) -> list[tuple[Setting, Trial]]:
+    """Marked trials, best first."""
+    marked = [(setting, trial) for setting, trial in history.trials if trial.marks]
+    return sorted(marked, key=lambda pair: (pair[1].stderr - history.utility(pair[1]), pair[1].price.flops))
+
+
+def _by_model(history: History, s: int) -> dict[str, tuple[float, float]]:
+    """Best utility, and its standard error, of the trials that have each model in a stage; by size."""
+    found: dict[str, tuple[float, float]] = {}
+    for model in history.samplings.models(s):
+        values = [
+            (history.utility(trial), trial.stderr) for setting, trial in _ranked(history) if setting[s].model == model
+        ]
+        if values:
+            found[model] = max(values)
+    return found
+
+
+def _preferred(history: History, s: int) -> list[str]:
+    """The smallest model that is not clearly worse than the best, and the best; models not tried yet count as well."""
+    by_model = _by_model(history, s)
+    untried = [model for model in history.samplings.models(s) if model not in by_model]
+    if not by_model:
+        return untried
+    top, error = max(by_model.values())
+    close = [model for model, (value, _) in by_model.items() if value >= top - error]
+    return list(dict.fromkeys([close[0], max(by_model, key=lambda model: by_model[model])]))
+
+
+def _changed(history: History, base: Setting, rng: np.random.Generator) -> Setting | None:
+    """A setting with one or more stages changed; ``None`` if it is not within the budget."""
+    count = len(base)
+    if 3 in history.insights:
+        which = [s for s in range(count) if rng.random() < 0.5] or [int(rng.integers(count))]
+    else:
+        which = [int(rng.integers(count))]
+    setting = base
+    for s in which:
+        model = _model(history, s, base[s].model, rng)
+        setting = (*setting[:s], Sampling(model, _samples(history, s, base[s], model, rng)), *setting[s + 1 :])
+    if 3 in history.insights and not history.samplings.allows(setting):  # the other stages give up what is missing
+        for s in [s for s in range(count) if s not in which] or which[1:]:
+            most = history.samplings.most(s, setting[s].model, history.samplings.left(setting, s))
+            if most:
+                setting = (*setting[:s], Sampling(setting[s].model, min(most, setting[s].samples)), *setting[s + 1 :])
+    return setting if history.samplings.allows(setting) else None
+
+
+def _model(history: History, s: int, now: str, rng: np.random.Generator) -> str:
+    models: Sequence[str] = history.samplings.models(s)
+    if 1 in history.insights and rng.random() >= _ASTRAY:
+        models = list(dict.fromkeys([now, *_preferred(history, s)]))
+    return models[int(rng.integers(len(models)))]
+
+
+def _samples(history: History, s: int, now: Sampling, model: str, rng: np.random.Generator) -> int:
+    """How many samples of a model: around those it has, or around the same price where the model is another."""
+    samplings = history.samplings
+    most = max(1, samplings.most(s, model, samplings.space.budget.limits))
+    if 2 not in history.insights:
+        return 1 + int(rng.integers(most))
+    tried = [
+        (history.utility(trial), setting[s].samples) for setting, trial in _ranked(history) if setting[s].model == model
+    ]
+    start = now.samples if model == now.model else max(tried)[1] if tried else max(1, most // 2)
+    factor = _FACTORS[int(rng.integers(len(_FACTORS)))]
+    step = round(start * factor) + int(rng.integers(-1, 2))
+    return int(np.clip(step, 1, most))
+
+
+def _low(samples: int) -> int:
+    return max(1, samples // 2)
+
+
+def _flat(history: History) -> bool:
+    last = (
+        [history.utility(trial) for _, trial in history.trials[-history.last :] if trial.marks] if history.last else []
+    )
+    return len(last) > 2 and float(np.std(last)) < _FLAT
