@@ -169,7 +169,6 @@ class Calls:
         Reply or None
             ``None`` if it takes longer than that; it is stored all the same if it comes before the jobs are done.
         """
-        self.counts.asked += 1
         stored = self.store.get(request.key)
         if within is None:
             return stored or await self._reply(request, model)

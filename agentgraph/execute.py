@@ -22,7 +22,7 @@ from agentgraph.errors import BackendError, ConfigError
 from agentgraph.lookup import Known, Lookup
 from agentgraph.model import Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, PlanRun
+from agentgraph.plan_run import Deadlines, Job, PlanRun, Shared
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore
@@ -85,6 +85,7 @@ class Executor:
                     f"there are: {', '.join(backends)}"
                 )
         self.solves: dict[tuple[object, ...], Request] = {}  # of the plans that are running
+        self.shared = Shared()
         self._lookup = Lookup(task, pool, self.roles, store, seed)
         self._answered_jobs: list[tuple[Plan, Sequence[Question]]] = []  # not yet known to the lookup
         self._calls = Calls(backends, store, failure_share=failure_share, outage=outage, timed=deadlines is not None)
@@ -199,18 +200,23 @@ class Executor:
                     await self._calls.landed()
             self.check_broken()
             await everything
+            nodes = list(self.shared.running.values())
+            await asyncio.gather(*nodes, return_exceptions=True)  # some may be of questions that failed elsewhere
         finally:
-            for task in flat:
+            left = [*flat, *self.shared.running.values()]
+            for task in left:
                 task.cancel()
-            await asyncio.gather(everything, *flat, return_exceptions=True)
+            await asyncio.gather(everything, *left, return_exceptions=True)
             await self._calls.finish()
             self.solves.clear()
+            self.shared.clear()
             self.on_progress(self.counts)
         return [[task.result() for task in row] for row in tasks]
 
-    def question_done(self) -> None:
-        """Count a question and say so."""
+    def question_done(self, calls: int) -> None:
+        """Count a question and the calls it needed, and say so."""
         self.counts.questions += 1
+        self.counts.asked += calls
         self.on_progress(self.counts)
 
 
