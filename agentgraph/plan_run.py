@@ -111,13 +111,19 @@ class PlanRun:
             for s, (_, graph, nodes) in enumerate(self.stages):
                 message = await self._graph(graph, nodes, engine.task.asked(s, question, handed), bill)
                 handed = message.answer or ""
-            mark = 0.0 if message.answer is None else engine.task.mark(message.answer, question)
+            mark = await self._mark(message.answer, question)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
         finally:
             engine.question_done()
         return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed)
+
+    async def _mark(self, answer: str | None, question: Question) -> float:
+        task = self.engine.task
+        if answer is None:
+            return 0.0
+        return await asyncio.to_thread(task.mark, answer, question) if task.slow_marks else task.mark(answer, question)
 
     @staticmethod
     async def _graph(graph: Graph, nodes: Sequence[PlanNode], text: str, bill: _Bill) -> Message:
