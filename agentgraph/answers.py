@@ -5,21 +5,24 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Final
 
 __all__ = ["after_thinking", "boxed", "latex", "letter", "number", "parse_python", "program", "stated"]
 
 _THOUGHT: Final = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
 _THOUGHT_END: Final = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_BOX: Final = re.compile(r"\\f?boxed\s*(?:\{|(?P<bare>[^\s{}$]+))")
+_BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[^\s{}$]+))")
 _STATED: Final = re.compile(
     r"####\s*(.+)|(?:final|correct|best|right)?\s*\b(?:answer|choice|option)\b\W{0,4}(?:\s*(?:is|would be|should be|must be))?"
-    r"\s*(?:[:=]|\bis\b|\bbe\b)[\s*:]*(\S.*)",
+    r"\s*(?:[:=]|\bis\b|\bbe\b)[\s*:]*(?:(?:most\s+)?(?:likely|probably|clearly|therefore|thus)\s+)?(\S.*)",
     re.IGNORECASE,
 )
 _NUMBER: Final = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|-?\.\d+")
+_STEP, _LARGEST = Decimal("1e-9"), 200  # what is smaller is noise; more digits than that are no answer
+_CONTEXT: Final = Context(prec=_LARGEST + 20)
 _FRACTION: Final = re.compile(r"\\[dt]?frac\s*\{?\s*(-?\d+)\s*\}?\s*\{?\s*(\d+)\s*\}?")
+_RATIO: Final = re.compile(r"(?<![\d/.])(\d+)\s*/\s*(\d+)(?![\d/.])")
 _FENCE: Final = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 _CODE_START: Final = re.compile(r"^(?:def|class|import|from|async def|@)\b.*", re.MULTILINE)
 
@@ -70,7 +73,7 @@ def number(text: str) -> str | None:
     """
     text = after_thinking(text)
     box, said = boxed(text), stated(text)
-    for place, found in ((box, -1), (said, 0), (text, -1)):
+    for place, found in ((box, 0), (said, 0), (text, -1)):
         value = None if place is None else _number(place, found)
         if value is not None:
             return value
@@ -78,8 +81,10 @@ def number(text: str) -> str | None:
 
 
 def _number(text: str, which: int) -> str | None:
-    text = text.replace("\\,", "").replace("\\!", "").replace("{,}", ",").replace("\u2212", "-").replace("−", "-")
+    text = re.sub(r"\\[,!]|\\?\$", "", text).replace("{,}", ",").replace("\u2212", "-").replace("−", "-")
     text = _FRACTION.sub(lambda found: _quotient(found[1], found[2]), text)
+    if which == 0:
+        text = _RATIO.sub(lambda found: _quotient(found[1], found[2]), text)
     text = re.sub(r"(?<=\d)\s*-\s*(?=\d)", " ", text)  # '3-4' is no minus four
     found = _NUMBER.findall(text)
     return shortest(found[which]) if found else None
@@ -90,14 +95,14 @@ def _quotient(above: str, below: str) -> str:
 
 
 def shortest(text: str) -> str | None:
-    """A decimal number without what says nothing: thousands' commas, leading and trailing zeros; ``None`` if it is none."""
+    """A decimal number without what says nothing (commas, outer zeros, decimals after the ninth); ``None`` if it is none."""
     try:
         value = Decimal(text.replace(",", ""))
     except InvalidOperation:
         return None
-    if not value.is_finite():
+    if not value.is_finite() or value.adjusted() > _LARGEST:
         return None
-    plain = f"{value:f}"
+    plain = f"{value.quantize(_STEP, context=_CONTEXT):f}"  # 109.00000000000001 is 109
     plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
     sign = "-" if plain.startswith("-") else ""
     digits = plain.lstrip("-").lstrip("0")
@@ -129,9 +134,14 @@ def letter(text: str, last: str = "J") -> str | None:
         if found and (found[1].isupper() or len(place.strip(" .)*")) == 1):
             return found[1].upper()
     alone = re.findall(
-        rf"\(({span})\)|\*\*\(?({span})\)?[.:)]?(?:\*\*|\s)|^\W*({span})\W*$|^({span})[.):]\s", text, re.MULTILINE
+        rf"\(({span})\)|\*\*\(?({span})\)?[.:)]?(?:\*\*|\s)|^\W*({span})\W*$|^({span})[.):]\s|\b(?:[Oo]ption|[Cc]hoice)\s+({span})\b",
+        text,
+        re.MULTILINE,
     )
-    return next((option for option in alone[-1] if option), None) if alone else None
+    if alone:
+        return next((option for option in alone[-1] if option), None)
+    whole = re.fullmatch(rf"\W*({span})\W*", text, re.IGNORECASE)
+    return whole[1].upper() if whole else None
 
 
 def latex(text: str) -> str | None:

@@ -20,9 +20,10 @@ from typing import Final, Protocol
 from agentgraph.cell import Refused, confine, lock
 from agentgraph.errors import TaskError
 
-__all__ = ["Equality", "serve"]
+__all__ = ["SECONDS", "Equality", "serve"]
 
-_SECONDS: Final = 10.0  # for one pair
+SECONDS: Final = 10.0
+"""For one pair."""
 _MEMORY: Final = 2 << 30  # bytes of address space
 _LONGEST: Final = 2_000  # characters of an expression that is looked at
 
@@ -71,7 +72,7 @@ class _Worker:
     """A process that runs `serve`."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-B", "-c", "from agentgraph.equal import serve; serve()"]
+        command = [sys.executable, "-P", "-B", "-c", f"from agentgraph.equal import serve; serve({SECONDS})"]
         places = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONHASHSEED": "0"}
         self._process = subprocess.Popen(  # noqa: S603  our own script
             command, env=places, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -101,8 +102,8 @@ class _Compare(Protocol):
     def __call__(self, gold: str, answer: str) -> bool: ...
 
 
-def serve() -> None:
-    """Answer pairs on standard input, a JSON array a line, with 1 or 0."""
+def serve(seconds: float) -> None:
+    """Answer pairs on standard input, a JSON array a line, with 1 or 0; end if one takes more than so many seconds."""
     same = _comparer()
     same("1", "\\frac{2}{2}")  # brings in what is imported late
     try:
@@ -112,7 +113,7 @@ def serve() -> None:
         pass  # LaTeX is read, nothing is run: the lock is a second wall, where it can be had
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         said = str(int(same(*json.loads(line)))) if line.strip() else "ready"
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         sys.stdout.write(f"{said}\n")

@@ -33,4 +33,4 @@ class Aime(Benchmark):
         return number(text)
 
     def judge(self, answer: str, question: Question) -> float:
-        return float(shortest(answer) == question.gold)
+        return float(shortest(answer) == shortest(question.gold))

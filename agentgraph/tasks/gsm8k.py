@@ -29,4 +29,4 @@ class Gsm8k(Benchmark):
         return number(text)
 
     def judge(self, answer: str, question: Question) -> float:
-        return float(shortest(answer) == question.gold)
+        return float(shortest(answer) == shortest(question.gold))
