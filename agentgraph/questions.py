@@ -6,14 +6,15 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agentgraph.errors import TaskError
 
-__all__ = ["HUB", "SAMPLE", "Hub", "Row", "rows"]
+__all__ = ["HUB", "SAMPLE", "Hub", "Row", "json_lines", "read_text", "rows", "with_options"]
 
 SAMPLE, HUB = "sample", "hub"
 """Words that stand in the place of a path: the sample in the package, and Hugging Face."""
@@ -138,6 +139,41 @@ def json_lines(file: Path, text: str) -> Iterator[tuple[str, Row]]:
             except ValueError as error:
                 raise TaskError(f"{place} is not JSON ({error}): {line[:80]!r}") from error
             yield place, _object(place, entry, line)
+
+
+def with_options(place: str, asked: str, options: Sequence[object], gold: object, last: str = "J") -> tuple[str, str]:
+    """A question with its options on lines A, B, …, and the letter of the best one.
+
+    Parameters
+    ----------
+    place
+        Where the question stands, for errors.
+    gold
+        That option's letter, place (from 0) or text.
+    last
+        The last letter there may be.
+
+    Raises
+    ------
+    TaskError
+        If there are too few or too many options, or none of them is the gold one.
+    """
+    letters, texts = string.ascii_uppercase[: len(options)], [str(option) for option in options]
+    if type(gold) is int:
+        right = letters[gold] if 0 <= gold < len(letters) else ""
+    else:
+        said = str(gold)
+        right = (
+            said if said in tuple(letters) else next((letters[i] for i, text in enumerate(texts) if text == said), "")
+        )
+    if not right or len(letters) < 2 or letters[-1] > last:
+        raise TaskError(
+            f"{place}: answer {gold!r} of {len(options)} options; give 2 to {ord(last) - 64} options, and the letter, the place "
+            "(from 0) or the text of one of them"
+        )
+    return "\n".join(
+        [asked.strip(), "", *(f"{name}. {text}" for name, text in zip(letters, texts, strict=True))]
+    ), right
 
 
 def _object(place: str, entry: object, shown: str) -> Row:

@@ -252,7 +252,7 @@ GOOD = {
         (Aime, {"answer": "1.5"}, "line 3: answer '1.5' is not a whole number from 0 to 999"),
         (Aime, {"answer": None}, "line 3 has no 'answer' or 'extracted_groundtruth'"),
         (Mmlu, {"choices": ["w"]}, r"line 3: choices=\['w'\] must be a list of four options"),
-        (Mmlu, {"answer": 4}, "line 3: answer 4 of 4 options; give 2 to 4 options, and the letter or the place"),
+        (Mmlu, {"answer": 4}, "line 3: answer 4 of 4 options; give 2 to 4 options, and the letter, the place"),
         (MmluPro, {"answer": "G"}, "line 3: answer 'G' of 6 options; give 2 to 10 options"),
         (MmluPro, {"options": "w"}, "line 3: options='w' must be a list of at least two"),
         (HumanEval, {"prompt": "def f(x"}, "line 3: prompt is not the head of a Python function"),

@@ -6,14 +6,13 @@ train 50 %, validation 25 %, test 25 % in the order of a hash of seed and questi
 
 from __future__ import annotations
 
-import string
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from agentgraph.answers import letter, program
 from agentgraph.errors import TaskError
-from agentgraph.questions import SAMPLE, Hub, Row, rows
+from agentgraph.questions import SAMPLE, Hub, Row, rows, with_options
 from agentgraph.request import stable_hash
 from agentgraph.sandbox import Limits, Sandbox
 from agentgraph.tasks.base import SPLITS, Lengths, Question, Stage, Task
@@ -148,19 +147,9 @@ class ChoiceBenchmark(Benchmark):
     def judge(self, answer: str, question: Question) -> float:
         return float(answer == question.gold)
 
-    def chosen(self, place: str, asked: str, options: Sequence[object], gold: str | int) -> Question:
-        """A question with its options, and the letter or place of the best one as gold."""
-        letters = string.ascii_uppercase[: len(options)]
-        right = letters[gold] if type(gold) is int and 0 <= gold < len(letters) else str(gold)
-        if right not in tuple(letters) or letters[-1] > self.last:
-            raise TaskError(
-                f"{place}: answer {gold!r} of {len(options)} options; give 2 to {ord(self.last) - 64} options, and the letter "
-                "or the place (from 0) of one of them"
-            )
-        text = "\n".join(
-            [asked.strip(), "", *(f"{name}. {option}" for name, option in zip(letters, options, strict=True))]
-        )
-        return as_question(text, right)
+    def chosen(self, place: str, asked: str, options: Sequence[object], gold: object) -> Question:
+        """A question with its options; ``gold`` is the letter, place or text of the best one."""
+        return as_question(*with_options(place, asked, options, gold, self.last))
 
 
 class CodeBenchmark(Benchmark):

@@ -20,5 +20,4 @@ class Mmlu(ChoiceBenchmark):
         choices = row.get("choices") or [row[name] for name in "ABCD" if name in row]
         if not isinstance(choices, list) or len(choices) != 4:
             raise TaskError(f"{place}: choices={choices!r} must be a list of four options")
-        gold = first_field(place, row, "answer")
-        return self.chosen(place, field(place, row, "question"), choices, gold if isinstance(gold, int) else str(gold))
+        return self.chosen(place, field(place, row, "question"), choices, first_field(place, row, "answer"))
