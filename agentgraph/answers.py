@@ -23,6 +23,21 @@ _STEP, _LARGEST = Decimal("1e-9"), 200  # what is smaller is noise; more digits 
 _CONTEXT: Final = Context(prec=_LARGEST + 20)
 _FRACTION: Final = re.compile(r"\\[dt]?frac\s*\{?\s*(-?\d+)\s*\}?\s*\{?\s*(\d+)\s*\}?")
 _RATIO: Final = re.compile(r"(?<![\d/.])(\d+)\s*/\s*(\d+)(?![\d/.])")
+_SIGNS: Final = {
+    "−": "-",
+    "–": "-",
+    "²": "^2",
+    "³": "^3",
+    "°": "",
+    "π": "\\pi ",
+    "θ": "\\theta ",
+    "∞": "\\infty ",
+    "×": "\\cdot ",
+    "·": "\\cdot ",
+    "∪": "\\cup ",
+    "≤": "\\le ",
+    "≥": "\\ge ",
+}
 _FENCE: Final = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 _CODE_START: Final = re.compile(r"^(?:def|class|import|from|async def|@)\b.*", re.MULTILINE)
 
@@ -166,8 +181,12 @@ def latex(text: str) -> str | None:
 
 
 def plain_latex(text: str) -> str:
-    """LaTeX without what only sets it: spaces, sizes of brackets, text boxes, units of angle and money, ``x =``."""
-    text = text.strip().strip("$").strip()
+    """LaTeX without what only sets it: spaces, sizes of brackets, text boxes, units of angle and money, ``x =``; signs become words."""
+    text = text.strip(" \t\r\n$_*")
+    for sign, word in _SIGNS.items():
+        text = text.replace(sign, word)
+    text = re.sub(r"(?<![\\a-zA-Z])sqrt\s*(?=[({\d])|√", r"\\sqrt", text)
+    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", re.sub(r"\\sqrt\s*(\d{2,})", r"\\sqrt{\1}", text))
     text = re.sub(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![a-zA-Z])\s*", "", text)
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     text = re.sub(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
@@ -175,8 +194,9 @@ def plain_latex(text: str) -> str:
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\[$%]|%|\\degree", "", text)
     text = re.sub(r"^\s*[a-zA-Z]\s*=\s*(?=[^=]+$)", "", text)
     text = re.sub(r"(?<=\d),\s?(?=\d{3}(?:\D|$))(?<!\d{4},)", "", text) if re.fullmatch(r"[\s\d,.$-]+", text) else text
+    text = re.sub(r"\s+", " ", text)
     text = re.sub(r"(?<![a-zA-Z])\s+|\s+(?![a-zA-Z])", "", text)
-    return re.sub(r"\s+", " ", text).rstrip(".").strip()
+    return text.rstrip(".").strip()
 
 
 def program(text: str) -> str | None:

@@ -176,6 +176,20 @@ def test_verdicts_cannot_be_forged(sandbox, program):
     assert verdict.why
 
 
+def test_the_program_cannot_end_a_loop_of_the_tests(sandbox):
+    loop = "assert all(map(lambda i: double(i) == 2 * i, range(3)))"
+    assert passes(sandbox, RIGHT, loop).passed
+    for error in ("StopIteration", "StopAsyncIteration", "GeneratorExit"):
+        assert not passes(sandbox, f"def double(x): raise {error}", loop).passed
+
+
+def test_tests_may_expect_an_error(sandbox):
+    tests = "try:\n    double(1)\nexcept ValueError as error:\n    assert str(error) == 'odd'\nelse:\n    assert False"
+    assert passes(sandbox, "def double(x): raise ValueError('odd')", tests).passed
+    assert not passes(sandbox, "def double(x): raise TypeError('odd')", tests).passed
+    assert not passes(sandbox, "class ValueError(Exception): pass\ndef double(x): raise KeyError('odd')", tests).passed
+
+
 def test_the_program_cannot_see_the_tests(sandbox):
     # Whatever lies in its memory: the text of the tests came to the judge after the two had parted.
     program = (
