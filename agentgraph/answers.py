@@ -181,7 +181,7 @@ def latex(text: str) -> str | None:
 
 
 def plain_latex(text: str) -> str:
-    """LaTeX without what only sets it: spaces, sizes of brackets, text boxes, units of angle and money, ``x =``; signs become words."""
+    """LaTeX without what only sets it (spaces, sizes of brackets, text boxes, some units, ``x =``); signs like √ become words."""
     text = text.strip(" \t\r\n$_*")
     for sign, word in _SIGNS.items():
         text = text.replace(sign, word)

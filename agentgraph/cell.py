@@ -81,27 +81,30 @@ def confine(readable: Iterable[str], *, memory: int, seconds: int) -> None:
         raise Refused(f"a processor of {', '.join(SYSCALLS)}, this is {platform.machine()}")
     limits = {"AS": memory, "DATA": memory, "CPU": seconds, "FSIZE": 0, "NOFILE": 64, "CORE": 0, "MSGQUEUE": 0}
     for name, value in limits.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        which = getattr(resource, f"RLIMIT_{name}")
+        allowed = resource.getrlimit(which)[1]
+        least = value if allowed == resource.RLIM_INFINITY else min(value, allowed)
+        resource.setrlimit(which, (least, least))
+    if _call(_libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise Refused(f"prctl(PR_SET_NO_NEW_PRIVS) ({_errno()})")
     _landlock(readable)
 
 
 def _landlock(readable: Iterable[str]) -> None:
-    abi = _libc.syscall(_CREATE_RULESET, None, 0, 1)
+    abi = _call(_libc.syscall, _CREATE_RULESET, None, 0, 1)
     if abi < 1:
         raise Refused(f"Landlock, Linux 5.13 or newer with 'landlock' among its security modules ({_errno()})")
     rights = {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)
     attributes = struct.pack("QQQ", (1 << rights) - 1, 3, 3)  # files; TCP from version 4; signals, sockets from 6
     size = 8 if abi < 4 else 16 if abi < 6 else 24
-    ruleset = _libc.syscall(_CREATE_RULESET, attributes, size, 0)
+    ruleset = _call(_libc.syscall, _CREATE_RULESET, attributes, size, 0)
     for path in readable:
         if os.path.isdir(path):  # noqa: PTH112  pathlib would double the time to start
             folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            if _libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", _READ, folder), 0):
+            if _call(_libc.syscall, _ADD_RULE, ruleset, 1, struct.pack("=Qi", _READ, folder), 0):
                 raise Refused(f"Landlock with a rule for {path} ({_errno()})")
             os.close(folder)
-    if ruleset < 0 or _libc.syscall(_RESTRICT_SELF, ruleset, 0):
+    if ruleset < 0 or _call(_libc.syscall, _RESTRICT_SELF, ruleset, 0):
         raise Refused(f"Landlock rules ({_errno()})")
     os.close(ruleset)
 
@@ -131,8 +134,13 @@ def lock() -> None:
     code.append((give, 0, 0, deny))
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
     header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(program))
-    if _libc.prctl(_PR_SET_SECCOMP, 2, header, 0, 0):
+    if _call(_libc.prctl, _PR_SET_SECCOMP, 2, header, 0, 0):
         raise Refused(f"seccomp filters ({_errno()})")
+
+
+def _call(function: Callable[..., int], *values: int | bytes | None) -> int:
+    """Call the C library; whole numbers as long, which is what the kernel reads."""
+    return function(*(ctypes.c_long(value) if isinstance(value, int) else value for value in values))
 
 
 def _errno() -> str:
@@ -282,7 +290,7 @@ def main() -> NoReturn:
     Standard input holds the work: a JSON array of limits, program, tests and names.
     """
     limits = json.loads(sys.argv[1])
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _call(_libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sys.set_int_max_str_digits(0)
     nothing = os.open(os.devnull, os.O_RDWR)
     down, up = os.pipe(), os.pipe()
@@ -291,7 +299,7 @@ def main() -> NoReturn:
         confine(limits["readable"], memory=limits["memory"], seconds=limits["seconds"])
         if os.fork() == 0:
             # Before the work is read: no trace of the tests is in the candidate's memory.
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _call(_libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             for number in (0, 1, 2):
                 os.dup2(nothing, number)
             pipe = _Pipe(os.dup2(down[0], 60), os.dup2(up[1], 61))

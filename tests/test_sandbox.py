@@ -272,7 +272,8 @@ def test_nothing_is_left_running():
     gone(f'"memory": {301 << 20}')
 
 
-def test_cells_end_with_whoever_started_them():
+def test_cells_end_with_whoever_started_them(sandbox):
+    assert passes(sandbox, RIGHT).passed
     script = (
         "from agentgraph.sandbox import *; s = Sandbox(Limits(seconds=60, memory_mb=302)); print('ready', flush=True); "
         "s.run('import time; time.sleep(1000)', '', [])"
