@@ -77,6 +77,8 @@ def confine(readable: Iterable[str], *, memory: int, seconds: int) -> None:
     Refused
         Naming what the system lacks.
     """
+    if sys.platform != "linux":
+        raise Refused(f"Linux, this is {sys.platform}")
     if platform.machine() not in SYSCALLS:
         raise Refused(f"a processor of {', '.join(SYSCALLS)}, this is {platform.machine()}")
     limits = {"AS": memory, "DATA": memory, "CPU": seconds, "FSIZE": 0, "NOFILE": 64, "CORE": 0, "MSGQUEUE": 0}
