@@ -199,7 +199,7 @@ class PlanRun:
             for s, stage in enumerate(self.stages):
                 message = await self._stage(stage, engine.task.asked(s, question, handed), bill)
                 handed = message.answer or ""
-            mark = 0.0 if message.answer is None else engine.task.mark(message.answer, question)
+            mark = await self._mark(message.answer, question)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
@@ -224,6 +224,12 @@ class PlanRun:
             bill.add(run.result())
         bill.stage_done(sink.end - start)
         return sink.message
+
+    async def _mark(self, answer: str | None, question: Question) -> float:
+        task = self.engine.task
+        if answer is None:
+            return 0.0
+        return await asyncio.to_thread(task.mark, answer, question) if task.slow_marks else task.mark(answer, question)
 
 
 class _Bill:

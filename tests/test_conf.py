@@ -47,6 +47,8 @@ def pool_file(tmp_path):
 def questions(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(json.dumps({"question": f"{i}?", "gold": str(i)}) for i in range(100)))
+    rows = [json.dumps({"problem": f"{i}?", "answer": str(i)}) for i in range(30)]
+    (tmp_path / "aime.jsonl").write_text("\n".join(rows))
     record(tmp_path / "recorded")
     return path
 
@@ -55,6 +57,7 @@ def overrides(group, option, questions, pool_file):
     """What an option needs that has no default."""
     needed = {
         ("task", "jsonl"): [f"task.path={questions}"],
+        ("task", "aime"): [f"task.path={questions.parent}/aime.jsonl"],
         ("task", "recorded"): [f"task.path={questions.parent}/recorded"],
         ("optimizer", "zero_shot"): WRITER,
         ("agent", "language_model"): WRITER[1:],
@@ -198,7 +201,7 @@ def test_by_name(questions, pool_file):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["task=chess"], "task=chess is unknown; there are calc, .*recall"),
+        (["task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
         (["optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, .*random_search"),
         (["models=gpt"], "models=gpt is unknown; there are embedded, file"),
         (["role=[judge]"], "role=judge is unknown; there are assistant, "),
