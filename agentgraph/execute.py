@@ -22,7 +22,7 @@ from agentgraph.errors import BackendError, ConfigError
 from agentgraph.lookup import Known, Lookup
 from agentgraph.model import Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, PlanRun, Shared
+from agentgraph.plan_run import Deadlines, Job, NodeRun, PlanRun, Shared
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore
@@ -146,19 +146,22 @@ class Executor:
             self._loop.close()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[T] | None = None
         try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
             return future.result()
-        except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(self._drain)
+        except KeyboardInterrupt:  # perhaps before the future was there
             try:
-                future.exception()  # waits for what is in flight
+                asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result()
+                if future is not None:
+                    future.exception()  # waits until all is tidied up
             except KeyboardInterrupt:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
             raise
 
-    def _drain(self) -> None:
-        """Send nothing more; what is in flight may come in and be stored."""
+    async def _drain(self) -> None:
+        """Send nothing more, and let what is in flight come in and be stored."""
         if self._calls.in_flight:
             logging.getLogger(__name__).warning(
                 "stopping: waiting for %d calls, to store what they bring; Ctrl-C again stops at once",
@@ -166,6 +169,7 @@ class Executor:
             )
         self._draining = True
         self._calls.stop(BackendError("stopped", retry=False))
+        await self._calls.landed()
 
     async def _agent_reply(self, request: Request, backend: str) -> Reply:
         stored = self.store.get(request.key)
@@ -200,10 +204,9 @@ class Executor:
                     await self._calls.landed()
             self.check_broken()
             await everything
-            nodes = list(self.shared.running.values())
-            await asyncio.gather(*nodes, return_exceptions=True)  # some may be of questions that failed elsewhere
+            await asyncio.gather(*self._unfinished(), return_exceptions=True)  # of questions that failed elsewhere
         finally:
-            left = [*flat, *self.shared.running.values()]
+            left = [*(task for task in flat if not task.done()), *self._unfinished()]
             for task in left:
                 task.cancel()
             await asyncio.gather(everything, *left, return_exceptions=True)
@@ -212,6 +215,9 @@ class Executor:
             self.shared.clear()
             self.on_progress(self.counts)
         return [[task.result() for task in row] for row in tasks]
+
+    def _unfinished(self) -> list[asyncio.Task[NodeRun]]:
+        return [run for run in self.shared.running.values() if not run.done()]
 
     def question_done(self, calls: int) -> None:
         """Count a question and the calls it needed, and say so."""

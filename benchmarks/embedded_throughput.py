@@ -1,9 +1,10 @@
 """How fast does each embedded model answer inside a search, compared with the same model alone at its best batch size?
 
-Alone: `Llama.generate` on prompts of the task, in batches of 16 to 512; the best counts. Inside: a search with a pool of that model
-alone; replies made, divided by the time that plans were being run. Two clocks: processor time of the whole process, which counts
-the event loop and all else against the models wherever it ran, and the wall, which a busy machine spoils. The last
-line is the default search, whose models take turns: the time that their replies would take alone, over the time it took.
+Inside: a search with a pool of that model alone; replies made, divided by the time that plans were being run. Alone: the very
+requests of that search again, `Llama.generate` on as many of one prompt length as the batch size says, which is the best
+of 16 to 512. Two clocks: processor time of the whole process, which counts the event loop and all else against the
+search, on whatever core it ran, and the wall, which a busy machine spoils. The last line is the default search, whose models
+take turns: the time that its replies take alone, over the time it took.
 
     python benchmarks/embedded_throughput.py [--task calc] [--models a-small …] [key=value …]
 """
@@ -12,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,15 +22,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from agentgraph.backends import embedded
 from agentgraph.backends.embedded.backend import Embedded
 from agentgraph.backends.embedded.llama import Llama
-from agentgraph.config import build_search, load, load_models, load_task
+from agentgraph.config import build_search, load, load_models
 from agentgraph.execute import Executor, Job
-from agentgraph.prompt import embedded_text
 from agentgraph.request import Reply, Request
 from agentgraph.run import run
 from agentgraph.trial import Answer
 
 WEIGHTS = Path(embedded.__file__).parent / "weights"
 BATCHES = (16, 32, 64, 128, 256, 512)
+TRIED = 1024
+"""Requests that each batch size is tried on."""
 AIM = 0.9
 
 
@@ -49,87 +49,77 @@ class Clocks:
         self.wall += time.perf_counter() - self._wall
 
 
-def alone(name: str, task: str, repeats: int = 5) -> tuple[int, float, float]:
-    """Best batch size, and replies a second at it by processor and by wall time."""
-    llama = Llama.load(WEIGHTS / name)
-    stage = load_task(task).stages[0]
-    texts = [question.text for question in load_task(task).questions("train")]
-    rates = {}
-    for batch in BATCHES:
-        chosen = [stage.view(texts[i % len(texts)], i) for i in range(batch)]
-        same = Counter(map(len, chosen)).most_common(1)[0][0]  # prompts of one length run together
-        prompts = [embedded_text("solve", stage.tag, text) for text in chosen if len(text) == same]
-        prompts = [prompts[i % len(prompts)] for i in range(batch)]
-        rates[batch] = _rate(llama, prompts, stage.max_tokens, repeats)
-    best = max(rates, key=lambda batch: rates[batch][0])
-    return best, *rates[best]
-
-
-def _rate(llama: Llama, prompts: Sequence[str], max_tokens: int, repeats: int) -> tuple[float, float]:
-    count, cpu, wall = len(prompts), [], []
-    for seed in range(repeats):
-        clocks = Clocks()
-        with clocks:
-            llama.generate(
-                prompts, temperatures=[1.0] * count, seeds=[seed * count + i for i in range(count)],
-                max_tokens=[max_tokens] * count,
-            )  # fmt: skip
-        cpu.append(clocks.cpu)
-        wall.append(clocks.wall)
-    return count / statistics.median(cpu), count / statistics.median(wall)
-
-
-def inside(settings: Sequence[str], models: Sequence[str]) -> tuple[Counter[str], Clocks, int]:
-    """Search; replies made by model, the time that plans were being run, and calls needed."""
+def inside(settings: Sequence[str], models: Sequence[str]) -> tuple[dict[str, list[Request]], Clocks, int]:
+    """Search; requests made by model, the time that plans were being run, and calls needed."""
     config = load("search", list(settings))
     if models:
         config.models.members = {name: config.models.members[name] for name in models}
-    clocks, made, execute, generate = Clocks(), Counter[str](), Executor.run, Embedded.reply
+    clocks, execute, reply = Clocks(), Executor.run, Embedded.reply
+    made: dict[str, list[Request]] = {}
 
     def timed(self: Executor, jobs: Sequence[Job]) -> list[list[Answer]]:
         with clocks:
             return execute(self, jobs)
 
-    async def counted(self: Embedded, request: Request) -> Reply:
-        made[request.model] += 1
-        return await generate(self, request)
+    async def noted(self: Embedded, request: Request) -> Reply:
+        made.setdefault(request.model, []).append(request)
+        return await reply(self, request)
 
-    Executor.run, Embedded.reply = timed, counted
+    Executor.run, Embedded.reply = timed, noted
     try:
         needed = run(build_search(config)).summary["calls_asked"]
     finally:
-        Executor.run, Embedded.reply = execute, generate
+        Executor.run, Embedded.reply = execute, reply
     return made, clocks, needed
+
+
+def alone(name: str, requests: Sequence[Request]) -> tuple[int, Clocks]:
+    """Best batch size, and the time that the requests take at it."""
+    llama = Llama.load(WEIGHTS / name)
+    best = min(BATCHES, key=lambda batch: _generate(llama, requests[:TRIED], batch).cpu)
+    return best, _generate(llama, requests, best)
+
+
+def _generate(llama: Llama, requests: Sequence[Request], batch: int) -> Clocks:
+    by_length: dict[int, list[Request]] = {}
+    for request in requests:
+        by_length.setdefault(len(request.messages[-1][1]), []).append(request)
+    clocks = Clocks()
+    for same in by_length.values():
+        for start in range(0, len(same), batch):
+            rows = same[start : start + batch]
+            with clocks:
+                llama.generate(
+                    [request.messages[-1][1] for request in rows],
+                    temperatures=[request.settings.temperature for request in rows],
+                    seeds=[request.seed for request in rows],
+                    max_tokens=[request.settings.max_tokens or 1 for request in rows],
+                )
+    return clocks
 
 
 def main() -> None:
     """Measure and print."""
+    names = load_models("embedded")[0].names
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="calc")
-    parser.add_argument("--models", nargs="+", default=list(load_models("embedded")[0].names))
+    parser.add_argument("--models", nargs="+", default=list(names), choices=names)
     parser.add_argument("settings", nargs="*", help="of the search, as on the command line")
     given = parser.parse_args()
     settings = [f"task={given.task}", *given.settings]
-    print(f"{'':<12}{'best':>6}{'replies/s':>11}{'':>5}in a search: {'needed':>9}{'made':>9}{'replies/s':>11}", end="")
-    print(f"{'ratio':>8}{'by the wall':>13}   (processor time; aim {AIM} for the largest)")
-    rates = {}
-    for name in given.models:
-        batch, rate, wall_rate = alone(name, given.task)
-        rates[name] = rate, wall_rate
-        made, clocks, needed = inside(settings, [name])
-        count = made.total()
-        inner, inner_wall = count / clocks.cpu, count / clocks.wall
+    print(f"{'':<10}{'needed':>9}{'made':>8}  replies/s: {'in a search':>12}{'alone':>8}{'in batches of':>15}", end="")
+    print(f"{'ratio':>7}{'by the wall':>13}   (processor time; aim {AIM} for the largest)")
+    pools = [[name] for name in given.models] + ([[]] if len(given.models) == len(names) else [])
+    for pool in pools:
+        made, clocks, needed = inside(settings, pool)
+        best = {name: alone(name, requests) for name, requests in made.items()}
+        count = sum(map(len, made.values()))
+        cpu, wall = (sum(getattr(time_, clock) for _, time_ in best.values()) for clock in ("cpu", "wall"))
+        sizes = "/".join(str(size) for size in sorted({size for size, _ in best.values()}))
         print(
-            f"{name:<12}{batch:>6}{rate:>11,.0f}{'':>18}{needed:>9,}{count:>9,}{inner:>11,.0f}{inner / rate:>8.2f}"
-            f"{inner_wall / wall_rate:>13.2f}",
+            f"{pool[0] if pool else 'all':<10}{needed:>9,}{count:>8,}{count / clocks.cpu:>25,.0f}{count / cpu:>8,.0f}"
+            f"{sizes:>15}{cpu / clocks.cpu:>7.2f}{wall / clocks.wall:>13.2f}",
             flush=True,
-        )
-    if len(rates) > 1 and set(rates) == set(load_models("embedded")[0].names):
-        made, clocks, needed = inside(settings, [])
-        ideal, ideal_wall = (sum(made[name] / rates[name][k] for name in made) for k in (0, 1))
-        print(
-            f"{'all':<12}{'':>17}{'':>18}{needed:>9,}{made.total():>9,}{made.total() / clocks.cpu:>11,.0f}"
-            f"{ideal / clocks.cpu:>8.2f}{ideal_wall / clocks.wall:>13.2f}"
         )
 
 
