@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from agentgraph.request import Reply, Request
 
@@ -27,6 +28,9 @@ class Backend(ABC):
     is waiting by itself. It raises `BackendError` for failures of the service and `TaskError` for a prompt that the
     model cannot read; whatever the model says, however odd, is a `Reply`.
     """
+
+    log_folder: Path | None = None
+    """Where programs that it starts write their logs: the run's folder in a run, ``None`` for a temporary one."""
 
     def __init__(self, name: str, *, limit: int, has_logprobs: bool) -> None:
         self.name = name

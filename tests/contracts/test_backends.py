@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from agentgraph.backends.base import Backend
 from agentgraph.backends.openai_server import OpenAIServer
 from agentgraph.backends.scripted import Scripted
 from agentgraph.backends.vllm_local import VllmLocal
+from agentgraph.backends.vllm_server import VllmServer
 from agentgraph.errors import BackendError, BackendRefused
 from agentgraph.request import Reply
 
+FAKE = [sys.executable, str(Path(__file__).parent.parent / "fake_vllm_command.py")]
 FOLDER = Path(agentgraph.backends.__file__).parent
 
 
-@pytest.fixture(params=["embedded", "openai_server", "scripted", "vllm_local"])
+@pytest.fixture(params=["embedded", "openai_server", "scripted", "vllm_local", "vllm_server"])
 def backend(request, loopback, tmp_path, vllm):  # noqa: ARG001  a stand-in for the import
     """One of the family, serving the model 'm'."""
     return {
@@ -27,6 +30,7 @@ def backend(request, loopback, tmp_path, vllm):  # noqa: ARG001  a stand-in for 
         "openai_server": lambda: OpenAIServer(loopback.url, retries=0),
         "scripted": lambda: Scripted(lambda _: "ok", models=["m"], latency=0.001),
         "vllm_local": lambda: VllmLocal({"m": "org/m"}),
+        "vllm_server": lambda: VllmServer({"m": "org/m"}, command=FAKE),
     }[request.param]()
 
 
@@ -42,13 +46,14 @@ def with_backend(backend, work):
 
 def test_every_member_is_here():
     members = {path.stem for path in FOLDER.iterdir() if path.suffix == ".py" or path.name == "embedded"}
-    assert members - {"__init__", "base"} == {
+    assert members - {"__init__", "base", "leash", "local_model"} == {
         "embedded",
         "openai_server",
         "recorded",
         "scripted",
         "synthetic",
         "vllm_local",
+        "vllm_server",
     }
 
 
