@@ -1,7 +1,8 @@
 """Runs a program that does not outlive whoever started it.
 
-As ``python leash.py SECONDS command …``. Standard input is the leash: when its other end closes, for whatever reason (kill -9 too), the program and all it started
-are told to end, and killed if they have not within so many seconds. Imports nothing of the package, so that it starts at once.
+As ``python leash.py SECONDS command …``. Standard input is the leash: when its other end closes, for whatever reason (kill -9
+too), the program and all it started are told to end, and killed if they have not within so many seconds. Imports nothing of
+the package, so that it starts at once.
 """
 
 from __future__ import annotations
