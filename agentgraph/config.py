@@ -278,6 +278,14 @@ def build_search(config: DictConfig) -> Setup:
             "(models=<file>.yaml), or name the variable that holds the key with api_key_env"
         )
     pool, backends = build_models(config.models)
+    if config.budget.usd is not None and "_target_" not in config.models:
+        members = _members(_models_entry(config.models))
+        unknown = [name for name, spec in members.items() if spec.get("usd", {}) is None]
+        if unknown:
+            raise ConfigError(
+                f"budget.usd={config.budget.usd}: conf/catalog.yaml knows no price of {', '.join(unknown)}; say it under "
+                "members, usd: {prompt_token: …, output_token: …}, or usd: {} if it costs nothing"
+            )
     if "model" in config.agent:
         _agent_model(config, pool, backends)
     return Setup(

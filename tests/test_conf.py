@@ -398,6 +398,14 @@ def test_bad_names(overrides, expected):
     assert "\n" not in str(caught.value)
 
 
+def test_budget_in_dollars_needs_the_price_of_every_model():
+    chosen = ["models=openai_server", "models.use=[qwen2.5-3b, qwen2.5-7b]"]
+    with pytest.raises(ConfigError, match=r"budget.usd=0.1: conf/catalog.yaml knows no price of qwen2.5-3b; say it"):
+        build_search(load("search", [*chosen, "budget.usd=0.1"]))
+    free = build_search(load("search", [*chosen, "+models.members={qwen2.5-3b: {usd: {}}}", "budget.usd=0.1"]))
+    assert [model.usd.output_token for model in free.pool] == [0, 1e-7]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -369,40 +369,6 @@ def test_fingerprint_of_large_files_sees_their_samples_and_size(tmp_path):
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 WEIGHTS = Path(agentgraph.backends.embedded.__path__[0]) / "weights"
 TINY = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**27}
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def babbler(tmp_path_factory):
-    """A chat model of 0.2 million random weights that reads any text, a byte a token, up to 65,536 of them."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("babbler")
-    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(special)
-    roles = {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<pad>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **roles)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    size = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=2**16, **size, **ids)
-    )
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)  # else it is as good as uniform
-    model.save_pretrained(folder)
-    return folder
 
 
 def solve(name, question, **settings):

@@ -1,6 +1,8 @@
 """Servers that are started and stopped, on a program that takes vLLM's command line (`fake_vllm_command`)."""
 
 import asyncio
+import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -11,16 +13,21 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from standin import ask
 
+import agentgraph.backends.embedded
 from agentgraph.backends import vllm_server
+from agentgraph.backends.embedded.backend import Embedded
 from agentgraph.backends.local_model import specs
 from agentgraph.backends.vllm_local import VllmLocal
 from agentgraph.backends.vllm_server import VllmServer, shares
 from agentgraph.errors import BackendError, BackendRefused, BackendTimeout, ConfigError
+from agentgraph.prompt import Prompt, render
+from agentgraph.request import Request, Settings
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_vllm_command.py")]
 LIMIT = 30  # seconds; only a broken program reaches it
@@ -413,3 +420,162 @@ def test_what_is_said_while_waiting(make, capsys, monkeypatch, tmp_path):
     assert f"vllm_server: starting m ({shlex.join(FAKE)}); logs in {tmp_path}/logs\n" in said
     assert re.search(r"vllm_server: waiting for m \(0 s\); vllm-m.log says: ", said)
     assert re.search(r"vllm_server: m is up at http://127.0.0.1:\d+/v1 after \d+ s\n", said)
+
+
+# ---- the real one
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+WEIGHTS = Path(agentgraph.backends.embedded.__path__[0]) / "weights"
+TINY = {"kv_cache_memory_bytes": 2**27, "enforce_eager": True}
+BLOCK = 128  # tokens; a prefix cache on a CPU keeps whole blocks
+SCHEMA = {"title": "t", "type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+
+
+def counter(server, name):
+    """A number that a server counts."""
+    with urllib.request.urlopen(f"{server.client.url.removesuffix('/v1')}/metrics") as page:  # noqa: S310
+        (line,) = [line for line in page.read().decode().splitlines() if line.startswith(f"vllm:{name}{{")]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def running(folder):
+    """Processes that name a folder on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in path.read_bytes() and lives(int(path.parent.name)):
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.server
+@needs_vllm
+@pytest.mark.filterwarnings("ignore")
+def test_real_servers(babbler):
+    """One test, for vLLM takes long to start: greedy, seeded, log-probabilities, schema, shared prefixes, refusal, the end."""
+    name = "a-small"
+    greedy = [ask(f"SK:{a}{b}c", name, temperature=0.0) for a in "abcdef" for b in "abcdef"]
+    sampled = [ask(f"SK:{a}{b}c", name) for a in "abcdef" for b in "abcdef"]
+    held = [Request("babbler", "f", (("user", f"{i}?"),), Settings(max_tokens=40), schema=SCHEMA) for i in range(4)]
+    instructions = "Answer the question with a number. " * 5
+    words = {
+        (word, i): render("chat", Prompt(word, "T", instructions, "Merge these answers.", f"{i}? " * 60, candidates))
+        for word, candidates in (("solve", ()), ("fuse", ("one answer", "another answer")))
+        for i in range(10, 30)
+    }
+    prompts = {key: Request("babbler", "f", text, Settings(max_tokens=4)) for key, text in words.items()}
+    backend = VllmServer({name: str(WEIGHTS / name), "babbler": str(babbler)}, cpu=True, flags=TINY)
+
+    async def work(b):
+        together = await asyncio.gather(*map(b.reply, [*greedy, *sampled, *held]))
+        alone = [await b.reply(one) for one in sampled[:5]]
+        refused = await asyncio.gather(b.reply(ask("S" * 300, name)), return_exceptions=True)
+        server = (await b._started())["babbler"]
+        await asyncio.gather(*(b.reply(one) for (word, _), one in prompts.items() if word == "solve"))
+        before = [
+            await asyncio.to_thread(counter, server, f"prefix_cache_{what}_total") for what in ("hits", "queries")
+        ]
+        await asyncio.gather(*(b.reply(one) for (word, _), one in prompts.items() if word == "fuse"))
+        after = [await asyncio.to_thread(counter, server, f"prefix_cache_{what}_total") for what in ("hits", "queries")]
+        assert running(babbler)
+        return together, alone, refused[0], [b - a for a, b in zip(before, after, strict=True)]
+
+    together, alone, refused, (hits, tokens) = worked(backend, work)
+    assert not running(babbler)
+    n = len(greedy)
+    local = Embedded(device="cpu")
+    for mine, theirs in zip(worked(local, lambda b: asyncio.gather(*map(b.reply, greedy))), together, strict=False):
+        assert (mine.text, mine.finish) == (theirs.text, theirs.finish)
+        assert (mine.prompt_tokens, mine.output_tokens) == (theirs.prompt_tokens, theirs.output_tokens)
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+    assert [(one.text, one.logprob) for one in alone] == [(one.text, one.logprob) for one in together[n : n + 5]]
+    assert all(json.loads(one.text) in ({"a": 1}, {"a": 2}) for one in together[2 * n :])
+    assert isinstance(refused, BackendRefused)
+    assert "the prompt is too long" in str(refused)
+    # A fuser reads instructions and question as the solvers before it did: all whole blocks of them come from the cache.
+    shared = [len(f"<|im_start|>system\n{i}<|im_end|>\n<|im_start|>user\n{q}") for (_, i), (_, q) in words.values()]
+    whole = sum(len_ // BLOCK * BLOCK for len_, (word, _) in zip(shared, words, strict=True) if word == "solve")
+    assert hits >= whole * 0.9
+    assert hits / tokens > 0.5
+
+
+@pytest.mark.server
+@needs_vllm
+def test_real_search_killed_resumed_and_replayed(babbler, tmp_path):
+    """A pool of two and an agent held to its schema; kill -9 half-way leaves no server, and the end is the undisturbed run's."""
+    served = json.dumps({"a-small": str(WEIGHTS / "a-small"), "babbler": str(babbler)}).replace('"', "")
+    sizes = "{a-small: {parameters: 28416, layers: 2, hidden_size: 32, prompt_form: embedded}, babbler: {parameters: 30000}}"
+    pool = [
+        *("models=vllm_server", "models.use=[]", f"+models.members={sizes}", f"+models.backends.vllm.models={served}"),
+        "models.backends.vllm.cpu=true",
+        f"+models.backends.vllm.flags={json.dumps({**TINY, 'max_model_len': None})}".replace('"', ""),
+    ]
+    task = ["task=recall", "task.sizes={train: 32, validation: 16, test: 16}"]
+    agent = ["agent=language_model", "agent.model=babbler", "agent.temperature=1.0", "agent.max_tokens=400"]
+    small = ["rounds=3", "plans_per_round=3", "questions_per_round=8", "finalists=2", "budget.units=4"]
+
+    agentgraph_ = [sys.executable, "-c", "from agentgraph.cli import main; main()"]
+
+    def done(*arguments):
+        ended = subprocess.run([*agentgraph_, *arguments], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout + ended.stderr
+
+    def search(folder):
+        return ("search", *task, *pool, *agent, *small, f"hydra.run.dir={folder}")
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done(*search(whole))
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["agent_calls"] >= 3
+    # What a random model says makes no sense, but it keeps to the schema: it is JSON, and has the fields.
+    assert set(summary["agent_rejects"]) <= {"schema", "unknown id", "probability", "empty"}
+    said = [
+        json.loads(reply["text"])
+        for reply in map(json.loads, (whole / "replies.jsonl").open())
+        if "{" in reply["text"][:1]
+    ]
+    assert {"critique"} <= set.intersection(*map(set, said))
+    assert len(said) == summary["agent_calls"]
+    assert (whole / "vllm-a-small.log").stat().st_size > 0
+
+    replies = cut / "replies.jsonl"
+    lines = (whole / "replies.jsonl").read_text().count("\n")
+    with subprocess.Popen(
+        [*agentgraph_, *search(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not replies.exists() or replies.read_text().count("\n") < lines // 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+    until(lambda: not running(babbler))
+    kept = replies.read_bytes().rpartition(b"\n")[0] + b"\n"
+    assert kept.count(b"\n") < lines
+    done("search", f"run={cut}")
+    assert replies.read_bytes().startswith(kept)  # what was acknowledged is not asked again …
+    assert keys(cut) == keys(whole)
+    assert len(keys(cut)) == len(set(keys(cut)))  # … nor anything else twice
+    assert trials(cut) == trials(whole)
+
+    # From the store alone: byte-equal, measured seconds too, and no server is started.
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "replies.jsonl").write_bytes(replies.read_bytes())
+    out = done(*search(again))
+    assert (again / "trials.jsonl").read_bytes() == (cut / "trials.jsonl").read_bytes()
+    out += done("replay", f"plan={cut}/best.json", *task, *pool)
+    assert " 0 made" in out
+    assert "vllm_server: " not in out
+
+
+def keys(folder):
+    """Requests of a run's reply store, sorted."""
+    return sorted(json.loads(line)["key"] for line in (folder / "replies.jsonl").read_text().splitlines())
+
+
+def trials(folder):
+    """A run's archive without the seconds that were measured."""
+    text = (folder / "trials.jsonl").read_text()
+    return re.sub(r'"seconds":[^,}]*', "", text).splitlines()
