@@ -78,22 +78,22 @@ def _figure(value: float | None, form: str = ".2g") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _listed(executor: Executor, backend: str, say: Callable[[str], None]) -> Sequence[str] | None:
-    """Names that a backend says it serves; ``None`` if it does not say."""
+def _listed(executor: Executor, backend: str, say: Callable[[str], None]) -> Sequence[str] | str:
+    """Names that a backend says it serves, or why it does not say."""
     shown = _shown(backend)
     try:
         names = executor.served(backend)
     except BackendError as error:
         say(f"{shown}: FAILED: {error}")
-        return None
+        return str(error)
     line = f"{shown}: serves {', '.join(names) or 'nothing'}"
     say(line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…")
     return names
 
 
-def _ask(executor: Executor, role: str, model: Model, listed: Sequence[str] | None) -> _Seen:
+def _ask(executor: Executor, role: str, model: Model, listed: Sequence[str] | str) -> _Seen:
     name = model.served_name
-    if listed is not None and name not in listed and f"{name}:latest" not in listed:
+    if not isinstance(listed, str) and name not in listed and f"{name}:latest" not in listed:
         return _Seen(
             f"FAILED: {_shown(model.backend)} does not list {name!r}; change served_as to a name that it serves", False
         )
@@ -103,7 +103,7 @@ def _ask(executor: Executor, role: str, model: Model, listed: Sequence[str] | No
         (first,), _ = _answers(executor, Plan(graphs), questions[:1])
         rest, took = _answers(executor, Plan(graphs), questions[1:])
     except AgentGraphError as error:
-        return _Seen(f"FAILED: {error}", False)
+        return _Seen("FAILED, see above" if str(error) == listed else f"FAILED: {error}", False)
     spent = sum((answer.charge for answer in rest), Cost())
     speed = spent.output_tokens / took if rest and took > 0 else None
     failed = sum(answer.mark is None for answer in [first, *rest])

@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from servers.loopback import chat
 from standin import ask
 
 import agentgraph.backends.embedded
@@ -25,6 +26,7 @@ from agentgraph.backends.embedded.backend import Embedded
 from agentgraph.backends.local_model import specs
 from agentgraph.backends.vllm_local import VllmLocal
 from agentgraph.backends.vllm_server import VllmServer, shares
+from agentgraph.cli import main
 from agentgraph.errors import BackendError, BackendRefused, BackendTimeout, ConfigError
 from agentgraph.prompt import Prompt, render
 from agentgraph.request import Request, Settings
@@ -353,6 +355,7 @@ def test_fingerprint_is_that_of_the_same_model_in_this_process(tmp_path):
 SCRIPT = """
 import asyncio, sys
 sys.path.insert(0, {tests!r})
+from servers.loopback import chat
 from standin import ask
 from agentgraph.backends.vllm_server import VllmServer
 
@@ -420,6 +423,49 @@ def test_what_is_said_while_waiting(make, capsys, monkeypatch, tmp_path):
     assert f"vllm_server: starting m ({shlex.join(FAKE)}); logs in {tmp_path}/logs\n" in said
     assert re.search(r"vllm_server: waiting for m \(0 s\); vllm-m.log says: ", said)
     assert re.search(r"vllm_server: m is up at http://127.0.0.1:\d+/v1 after \d+ s\n", said)
+
+
+# ---- in a pool
+
+
+def test_pool_of_three_kinds_of_backends(notes, loopback, tmp_path, monkeypatch, capsys):
+    """A server that is started, one that is there, and a model in this process: checked, then searched."""
+    monkeypatch.chdir(tmp_path)
+    loopback.script = lambda _body, _number: chat("007")
+    loopback.models = ("there",)
+    members = (
+        f"{{there: {{parameters: 2e9, base_url: '{loopback.url}'}}, started: {{parameters: 1e9}}, "
+        "a-small: {parameters: 1e9, backend: embedded, prompt_form: embedded}}"
+    )
+    pool = [
+        *("models=vllm_server", "models.use=[]", f"+models.members={members}"),
+        "+models.backends.vllm.models={started: org/started}",
+        "models.backends.vllm.cpu=true",
+        f"models.backends.vllm.command=[{','.join(FAKE)}]",
+        f"+models.backends.vllm.flags.notes={notes.folder}",
+        "+models.backends.embedded={_target_: agentgraph.backends.embedded.backend.Embedded}",
+    ]
+    small = ["rounds=1", "plans_per_round=2", "questions_per_round=4", "finalists=2", "budget.units=3"]
+    sizes = "task.sizes={train: 8, validation: 4, test: 4}"
+
+    def agentgraph_(*arguments):
+        monkeypatch.setattr(sys, "argv", ["agentgraph", *arguments])
+        main()
+        assert not any(map(lives, notes.pids))
+        return capsys.readouterr().out
+
+    out = agentgraph_("check", *pool, sizes)
+    assert f"{loopback.url}: serves there\n" in out
+    assert "vllm: serves started\n" in out
+    assert "embedded: serves a-large" in out
+    assert out.count("ok, mark") == 3
+
+    out = agentgraph_("search", *pool, sizes, *small, f"hydra.run.dir={tmp_path}/run")
+    assert (tmp_path / "run" / "vllm-started.log").exists()
+    command = shlex.split(out.rpartition("Replay: agentgraph ")[2].splitlines()[0])
+    out = agentgraph_(*command, sizes)
+    assert " 0 made" in out
+    assert len(notes.of("started")) == 2  # the replay needed none
 
 
 # ---- the real one
@@ -530,11 +576,8 @@ def test_real_search_killed_resumed_and_replayed(babbler, tmp_path):
     assert summary["agent_calls"] >= 3
     # What a random model says makes no sense, but it keeps to the schema: it is JSON, and has the fields.
     assert set(summary["agent_rejects"]) <= {"schema", "unknown id", "probability", "empty"}
-    said = [
-        json.loads(reply["text"])
-        for reply in map(json.loads, (whole / "replies.jsonl").open())
-        if "{" in reply["text"][:1]
-    ]
+    texts = [json.loads(line)["text"] for line in (whole / "replies.jsonl").read_text().splitlines()]
+    said = [json.loads(text) for text in texts if text.startswith('{"critique"')]
     assert {"critique"} <= set.intersection(*map(set, said))
     assert len(said) == summary["agent_calls"]
     assert (whole / "vllm-a-small.log").stat().st_size > 0
