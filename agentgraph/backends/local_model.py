@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentgraph.errors import ConfigError
+from agentgraph.request import Request
 
-__all__ = ["SOUND", "VLLM_RESOURCES", "Spec", "specs"]
+__all__ = ["SOUND", "VLLM_RESOURCES", "Spec", "short", "specs"]
 
 SOUND: Final[Mapping[str, Any]] = {
     # Models that do not want to end a reply otherwise fill it with blanks.
@@ -29,6 +30,7 @@ _TOLD: Final = (".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".
 _WHOLE: Final = 2**28  # bytes; larger files are read in samples
 _STRIDE: Final = 2**22  # bytes from one sample to the next
 _SAMPLE: Final = 2**16  # bytes
+_SHOWN: Final = 300  # characters of an engine's words in an error
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class Spec:
     def model(self) -> str:
         """Folder or Hugging Face id, as an engine takes it."""
         return str(self.path or self.arguments["model"])
+
+    def tokens(self, tokenizer: Any, request: Request) -> list[int]:  # noqa: ANN401  transformers has no types for us
+        """The prompt of a request in the model's chat form."""
+        messages = [
+            # Models now and then emit halves of surrogate pairs, which UTF-8 cannot carry.
+            {"role": speaker, "content": text.encode("utf-8", "replace").decode()}
+            for speaker, text in request.messages
+        ]
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, **self.template}
+        return list(tokenizer.apply_chat_template(messages, **options))
 
     def fingerprint(self, resources: Collection[str]) -> str:
         """Fingerprint of the files where they are in a folder here, else of id and revision; of the other arguments too.
@@ -122,6 +134,12 @@ def _spec(backend: str, name: str, given: object, ours: Collection[str]) -> Spec
             f"{what}: there is no {arguments['model']}; give a folder that is there, or a Hugging Face id"
         )
     return spec
+
+
+def short(error: Exception) -> str:
+    """An engine's error in one line, not too long."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _digest_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentgraph.backends.base import Backend
 from agentgraph.backends.batching import Batches, Outcome
-from agentgraph.backends.local_model import Spec, specs
+from agentgraph.backends.local_model import Spec, short, specs
 from agentgraph.errors import BackendError, BackendRefused, ConfigError
 from agentgraph.request import Reply, Request
 
@@ -28,7 +28,6 @@ _FOR_BOTH: Final = (
     "cache_dir",
     "local_files_only",
 )  # arguments of model and tokenizer
-_SHOWN: Final = 300  # characters of others' words in an error
 _Kind = tuple[str, int]  # model, and the power of two that bounds its prompt in characters
 
 
@@ -132,7 +131,7 @@ class TransformersLocal(Backend):
             return self._engines[model].answers(requests)
         except RuntimeError as error:  # torch: out of memory, a lost device
             raise BackendError(
-                f"model {model!r} failed on a batch of {len(requests)} ({_short(error)}); lower batch={self.batch} of backend "
+                f"model {model!r} failed on a batch of {len(requests)} ({short(error)}); lower batch={self.batch} of backend "
                 f"{self.name!r}",
                 retry=False,
             ) from error
@@ -160,7 +159,7 @@ class TransformersLocal(Backend):
                 model = model.to(auto if self.device == "auto" else self.device)
         except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError) as error:
             raise BackendRefused(
-                f"transformers cannot load model {spec.name!r} of backend {self.name!r} ({_short(error)}); change its arguments, "
+                f"transformers cannot load model {spec.name!r} of backend {self.name!r} ({short(error)}); change its arguments, "
                 f"which are {dict(spec.arguments)}"
             ) from error
         ends = model.generation_config.eos_token_id
@@ -192,17 +191,11 @@ class _Engine:
         """The prompt in the model's chat form."""
         from jinja2 import TemplateError
 
-        messages = [
-            # Models now and then emit halves of surrogate pairs, which UTF-8 cannot carry.
-            {"role": speaker, "content": text.encode("utf-8", "replace").decode()}
-            for speaker, text in request.messages
-        ]
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, **self.spec.template}
         try:
-            tokens = list(self.tokenizer.apply_chat_template(messages, **options))
+            tokens = self.spec.tokens(self.tokenizer, request)
         except (ValueError, TemplateError) as error:
             return BackendRefused(
-                f"model {self.spec.name!r} cannot be asked this ({_short(error)}); use another model or give a chat_template in "
+                f"model {self.spec.name!r} cannot be asked this ({short(error)}); use another model or give a chat_template in "
                 "chat_template_kwargs"
             )
         if len(tokens) >= self._context:
@@ -318,8 +311,3 @@ class _Draws:
         sums = probs.cumsum(-1)
         drawn = torch.searchsorted(sums, (numbers[:, None] * sums[:, -1:]), right=True)[:, 0]
         return torch.where(heat[:, 0] > 0, drawn.clamp(max=logits.shape[-1] - 1), logits.argmax(-1))
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

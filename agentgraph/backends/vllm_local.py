@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agentgraph.backends.base import Backend
-from agentgraph.backends.local_model import SOUND, VLLM_RESOURCES, Spec, specs
+from agentgraph.backends.local_model import SOUND, VLLM_RESOURCES, Spec, short, specs
 from agentgraph.errors import BackendError, BackendRefused, ConfigError
 from agentgraph.request import Reply, Request
 
@@ -27,7 +27,6 @@ _ENVIRONMENT: Final = {
 }
 """What vLLM reads from the environment; a variable that is set already stays as it is."""
 _OURS: Final = ("logprobs_mode", "skip_tokenizer_init")
-_SHOWN: Final = 300  # characters of vLLM's words in an error
 _ONE_AT_A_TIME: Final = threading.Lock()
 """vLLM keeps what it is computing in variables of its modules: no two engines of a process may run at once."""
 
@@ -127,7 +126,7 @@ class VllmLocal(Backend):
             return _Engine(spec, vllm.LLMEngine.from_engine_args(arguments))
         except failures as error:
             raise BackendRefused(
-                f"vLLM cannot run model {model!r} of backend {self.name!r} ({_short(error)}); change its engine arguments, "
+                f"vLLM cannot run model {model!r} of backend {self.name!r} ({short(error)}); change its engine arguments, "
                 f"which are {spec.arguments}"
             ) from error
 
@@ -173,24 +172,14 @@ class _Engine:
             If the engine does not take it.
         """
         try:
-            number = self._add(row.request, self._tokens(row.request))
+            number = self._add(row.request, self.spec.tokens(self.engine.get_tokenizer(), row.request))
         except _complaints() as error:
             raise BackendRefused(
-                f"model {self.spec.name!r} cannot be asked this ({_short(error)}); if the prompt is too long, give nodes fewer "
+                f"model {self.spec.name!r} cannot be asked this ({short(error)}); if the prompt is too long, give nodes fewer "
                 "parents or raise max_model_len; if its chat template does not fit, use another model or give a "
                 "chat_template in chat_template_kwargs"
             ) from error
         self.rows[number] = row, time.perf_counter()
-
-    def _tokens(self, request: Request) -> list[int]:
-        """The prompt in the model's chat form."""
-        messages = [
-            # Models now and then emit halves of surrogate pairs, which UTF-8 cannot carry.
-            {"role": speaker, "content": text.encode("utf-8", "replace").decode()}
-            for speaker, text in request.messages
-        ]
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, **self.spec.template}
-        return list(self.engine.get_tokenizer().apply_chat_template(messages, **options))
 
     def _add(self, request: Request, tokens: Sequence[int]) -> str:
         """Number of the request in the engine; asked without its schema if the engine refuses it with."""
@@ -203,7 +192,7 @@ class _Engine:
             number = self._ask(request, tokens, None)
             self.takes_schema = False
             logging.getLogger(__name__).warning(
-                "vLLM cannot hold %r to a JSON Schema (%s): asking without", self.spec.name, _short(error)
+                "vLLM cannot hold %r to a JSON Schema (%s): asking without", self.spec.name, short(error)
             )
             return number
 
@@ -366,7 +355,7 @@ class _Worker:
             except Exception as error:  # noqa: BLE001  as above
                 name = engine.spec.name
                 failure = BackendError(
-                    f"the engine of model {name!r} failed on {len(engine.rows)} requests ({_short(error)}); lower its "
+                    f"the engine of model {name!r} failed on {len(engine.rows)} requests ({short(error)}); lower its "
                     "max_num_seqs or max_model_len, and start again: what was answered is stored",
                     retry=False,
                 )
@@ -388,8 +377,3 @@ def _complaints() -> tuple[type[Exception], ...]:
     from vllm import exceptions
 
     return ValueError, TemplateError, getattr(exceptions, "VLLMError", ValueError)
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
