@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_model
 from fake_vllm import RequestOutputKind, VLLMError
 from standin import ask
 
@@ -424,7 +425,8 @@ def test_real_engine(babbler):
 @pytest.mark.server
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_real_search_whose_agent_runs_in_this_process(babbler, tmp_path):
+def test_real_search_whose_agent_runs_in_this_process(tmp_path):
+    babbler = tiny_model.make(tmp_path / "babbler", brief=-6.0)  # it never ends, and is cut
     served = {name: {"model": str(WEIGHTS / name), **TINY} for name in ("a-small", "b-small")}
     served["babbler"] = {"model": str(babbler), **TINY}
     config = load(
@@ -442,10 +444,10 @@ def test_real_search_whose_agent_runs_in_this_process(babbler, tmp_path):
             f"+models.backends.local.models={json.dumps(served).replace(chr(34), '')}",
         ],
     )
-    result = run(build_search(config), folder=RunFolder(tmp_path))
+    result = run(build_search(config), folder=RunFolder(tmp_path / "run"))
     summary = result.summary
     # A choice of mixes and a feedback, or two feedbacks: asked three times each, none of which made sense.
     assert sum(summary["agent_rejects"].values()) == summary["agent_calls"] == 6
     assert summary["agent_tokens"] > 0
     assert {trial.number for trial in result.archive.trials if trial.marks}
-    assert (tmp_path / "best.json").exists()
+    assert (tmp_path / "run" / "best.json").exists()
