@@ -188,7 +188,8 @@ def _task_and_models(choices: Mapping[str, str | None], overrides: Sequence[str]
     """Overrides that make a replay use the run's task and models, as they would be typed."""
     path = next((o.removeprefix("models.path=") for o in overrides if o.startswith("models.path=")), "")
     models = [] if choices["models"] == "embedded" else [f"models={path or choices['models']}"]
-    given = [o for o in overrides if o.startswith("task.") or (o.startswith("models.") and not path)]
+    bare = {o: o.lstrip("+~") for o in overrides}  # +key=… adds, ~key removes
+    given = [o for o in overrides if bare[o].startswith("task.") or (bare[o].startswith("models.") and not path)]
     return [f"task={choices['task']}", *models, *given]
 
 

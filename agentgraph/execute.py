@@ -137,6 +137,10 @@ class Executor:
             raise ConfigError(f"the agent's backend {backend!r} is not there; there are: {', '.join(self.backends)}")
         return self._call(self._agent_reply(request, backend))
 
+    def served(self, backend: str) -> tuple[str, ...]:
+        """Names of the models that a backend serves, see `Backend.served`."""
+        return self._call(self.backends[backend].served())
+
     def close(self) -> None:
         """Close the backends and stop the event loop."""
         if self._thread.is_alive():

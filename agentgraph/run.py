@@ -177,6 +177,8 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
     """Search, choose, test and write; goes on where an earlier run in the same folder stopped."""
     store = ReplyStore(folder.replies if folder else None)
     watcher = watcher or Watcher()
+    for backend in setup.backends.values():
+        backend.log_folder = folder.path if folder else None
     with Executor(
         setup.task,
         setup.pool,

@@ -3,8 +3,10 @@
 import ctypes
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+import tiny_model
 import torch
 from fake_vllm import Vllm
 from servers.loopback import Loopback
@@ -43,6 +45,12 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with Loopback() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a chat model of random weights (`tiny_model`)."""
+    return tiny_model.make(tmp_path_factory.mktemp("babbler"))
 
 
 @pytest.fixture

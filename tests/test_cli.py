@@ -223,11 +223,45 @@ def test_budget_in_dollars_and_calls(run, pool, place):
 def test_check(run, pool, loopback):
     status, out, _ = run("check", f"models={pool}", "task=calc")
     assert status == 0
-    assert re.search(r"tiny .* 1\.00 .* ok, mark [01]", out)
-    assert re.search(r"big .* ok, mark 1", out)
+    lines = out.splitlines()
+    assert lines[0] == f"{loopback.url}: serves big, tiny"
+    assert lines[3].split() == ["model", "units", "FLOPs", "USD", "seconds", "tokens/s", "answer"]
+    assert re.fullmatch(r"tiny +1\.00 +\d\S+ +- +\S+ +[\d,]+  ok, mark [01]", lines[4])
+    assert re.fullmatch(r"big +\d\.\d\d +\d\S+ +- +\S+ +[\d,]+  ok, mark 1", lines[5])
+    assert max(map(len, lines)) <= 120
+    assert [body["model"] for body in loopback.chats] == ["tiny"] * 9 + ["big"] * 9
     loopback.script = lambda _body, _number: chat("")
     status, out, _ = run("check", f"models={pool}", "task=recall")
-    assert "replied, but without an answer that can be read: empty" in out
+    assert "no answer that can be read: empty" in out
+
+
+def test_check_by_names_of_the_catalog(run, place, loopback):
+    loopback.script = lambda _body, _number: chat("042")
+    names = ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct", *(f"org/{'x' * 30}{i}" for i in range(9)))
+    loopback.models = names
+    chosen = ["models=openai_server", "models.use=[llama-3.1-8b,qwen2.5-7b]", f"models.base_url={loopback.url}"]
+    status, out, _ = run("check", *chosen)
+    assert status == 0
+    assert re.search(r"\nllama-3.1-8b +1\.\d\d +\S+ +\d\.?\d*e-06 +", out)
+    assert max(map(len, out.splitlines())) == 120
+    assert "…" in out.splitlines()[0]
+    # A server that answers by whatever model it has must not pass for another.
+    loopback.models = ("meta-llama/Llama-3.1-8B-Instruct", "qwen:latest")
+    status, out, _ = run("check", *chosen)
+    assert status == 1
+    line = out.splitlines()[-1]
+    assert f"FAILED: {loopback.url} does not list 'Qwen/Qwen2.5-7B-Instruct'; change served_as to a name" in line
+    assert {body["model"] for body in loopback.chats[-9:]} == {"meta-llama/Llama-3.1-8B-Instruct"}
+    (place / "pool.yaml").write_text(f"members: {{qwen: {{parameters: 1e9, base_url: {loopback.url!r}}}}}")
+    assert run("check", "models=pool.yaml")[0] == 0  # as Ollama lists them
+
+
+def test_check_of_a_server_that_lists_nothing(run, pool, loopback):
+    loopback.models = None
+    status, out, _ = run("check", f"models={pool}")
+    assert status == 0
+    assert out.startswith(f"{loopback.url}: FAILED: {loopback.url} answered 404")
+    assert out.count("ok, mark") == 2
 
 
 def test_several_seeds(run, pool, place):

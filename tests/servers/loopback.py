@@ -91,6 +91,8 @@ class Loopback:
         Answers to chat requests.
     models
         Names listed at ``/v1/models``; ``None`` answers 404 there.
+    port
+        Where it listens; 0 takes a free one.
 
     Attributes
     ----------
@@ -100,7 +102,7 @@ class Loopback:
         Connections opened so far.
     """
 
-    def __init__(self, script: Script | None = None, models: Sequence[str] | None = ("m",)) -> None:
+    def __init__(self, script: Script | None = None, models: Sequence[str] | None = ("m",), port: int = 0) -> None:
         self.script: Script = script or (lambda _body, _number: chat())
         self.models = models
         self.received: list[Received] = []
@@ -110,7 +112,7 @@ class Loopback:
         self._ready = threading.Event()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
-        self.port = 0
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -133,7 +135,7 @@ class Loopback:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=2**20)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=2**20)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stopping.wait()
@@ -182,4 +184,4 @@ class Loopback:
             return self.script(request.body, number)
         if request.path.endswith("/models") and self.models is not None:
             return as_json({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
-        return error(404, "Not Found")
+        return Answer() if request.path == "/health" else error(404, "Not Found")
