@@ -96,6 +96,8 @@ class Calls:
     ----------
     counts
         What was done so far.
+    blind
+        Names of models that replied without a log-probability.
     ended
         Of the work in progress: done when going on is no use.
     """
@@ -106,6 +108,7 @@ class Calls:
         self.backends, self.store = backends, store
         self.failure_share, self.outage, self.timed = failure_share, outage, timed
         self.counts = Counts()
+        self.blind: set[str] = set()
         self.ended: asyncio.Future[None] | None = None
         self._in_flight: dict[str, list[asyncio.Future[Reply | None]] | None] = {}  # with those who wait for the same
         self._sent: dict[str, float] = {}  # when those in flight were sent, if timed
@@ -171,11 +174,15 @@ class Calls:
         """
         stored = self.store.get(request.key)
         if within is None:
-            return stored or await self._reply(request, model)
-        reply = stored or await self._in_time(request, model, within)
-        if reply is None or (reply.seconds or 0.0) > within:
-            self.counts.late += 1
-            return None
+            reply = stored or await self._reply(request, model)
+        else:
+            in_time = stored or await self._in_time(request, model, within)
+            if in_time is None or (in_time.seconds or 0.0) > within:
+                self.counts.late += 1
+                return None
+            reply = in_time
+        if reply.logprob is None and reply.text:  # from the store as well: a run that goes on must see the same
+            self.blind.add(model.name)
         return reply
 
     async def _in_time(self, request: Request, model: Model, within: float) -> Reply | None:

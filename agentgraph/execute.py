@@ -89,7 +89,7 @@ class Executor:
         self._lookup = Lookup(task, pool, self.roles, store, seed)
         self._answered_jobs: list[tuple[Plan, Sequence[Question]]] = []  # not yet known to the lookup
         self._calls = Calls(backends, store, failure_share=failure_share, outage=outage, timed=deadlines is not None)
-        self.counts = self._calls.counts
+        self.counts, self.blind = self._calls.counts, self._calls.blind
         self.reply, self.check_broken = self._calls.reply, self._calls.check_broken  # what plans want of their engine
         self._draining = False
         self._loop = asyncio.new_event_loop()

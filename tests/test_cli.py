@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from generators import random_plan_file
-from servers.loopback import chat
+from servers.loopback import chat, error
 
 from agentgraph.cli import main
 from agentgraph.plan_file import PlanFile
@@ -495,3 +495,43 @@ def test_key_in_a_url_is_never_written(run, place, loopback):
     for path in Path(place).rglob("*"):
         if path.is_file() and path.name != "pool.yaml":
             assert b"sesame" not in path.read_bytes(), path
+
+
+# ---- a finished search comes to the same again
+
+
+def test_verify(run, fails, pool, place, loopback):
+    search = ["search", f"models={pool}", "task=calc", *SMALL, *SIZES, "hydra.run.dir=kept"]
+    status, out, _ = run(*search)
+    assert status == 0, out
+    asked = len(loopback.received)
+    status, out, _ = run("verify", "run=kept")
+    assert status == 0, out
+    assert re.search(r"trials.jsonl +yes, byte for byte", out)
+    assert re.search(r"best.json +yes, byte for byte", out)
+    assert len(loopback.received) == asked
+    archive = place / "kept" / "trials.jsonl"
+    archive.write_bytes(archive.read_bytes().replace(b'"calls"', b'"Calls"', 1))
+    status, out, _ = run("verify", "run=kept")
+    assert status == 1
+    assert re.search(r"trials.jsonl +NO", out)
+    replies = place / "kept" / "replies.jsonl"
+    replies.write_text("".join(replies.read_text().splitlines(keepends=True)[:-5]))
+    fails("verify", "run=kept", shows=r"replies.jsonl does not hold")
+    (place / "kept" / "best.json").unlink()
+    fails("verify", "run=kept", shows=r"the search is not finished; go on with run=kept")
+    fails("verify", "run=nowhere", shows=r"run=nowhere is no run folder")
+
+
+def test_a_server_without_logprobs_is_known_again_from_its_replies(run, pool, place, loopback):
+    def blind(body, _):
+        return error(400, "logprobs are not supported") if "logprobs" in body else chat("4", None)
+
+    loopback.script = blind
+    questions = place / "q.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"{i} + 2?", "gold": "4"}) + "\n" for i in range(60)))
+    search = ["search", f"models={pool}", "task=jsonl", f"task.path={questions}", *SMALL, "hydra.run.dir=kept"]
+    status, _, err = run(*search)
+    assert status == 0, err
+    assert "no log-probabilities from big, tiny" in err
+    assert run("verify", "run=kept")[0] == 0
