@@ -66,10 +66,7 @@ def main() -> None:
         print(f"agentgraph: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(
-            "\nagentgraph: stopped; what was answered is stored, go on with: agentgraph search run=<folder>",
-            file=sys.stderr,
-        )
+        print("\nagentgraph: stopped", file=sys.stderr)
         sys.exit(130)
 
 
@@ -156,7 +153,12 @@ def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: 
     from agentgraph.run import run
     from agentgraph.watch import choose
 
-    result = run(setup, folder=folder, watcher=choose(sys.stderr))
+    try:
+        result = run(setup, folder=folder, watcher=choose(sys.stderr))
+    except KeyboardInterrupt:
+        again = shlex.join(["agentgraph", "search", f"run={folder.path}"])
+        print(f"\nagentgraph: stopped; what was answered is stored, go on with: {again}", file=sys.stderr)
+        sys.exit(130)
     best, summary = result.best, result.summary
     print(
         f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.budget().text()}.\n"

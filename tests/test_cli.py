@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -534,4 +536,24 @@ def test_a_server_without_logprobs_is_known_again_from_its_replies(run, pool, pl
     status, _, err = run(*search)
     assert status == 0, err
     assert "no log-probabilities from big, tiny" in err
+    assert run("verify", "run=kept")[0] == 0
+
+
+def test_stopped_by_a_signal_it_says_how_to_go_on(run, pool, place, loopback):
+    def slow(body, number):
+        if number == 20:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        return knows(body, number)
+
+    loopback.script = slow
+    search = ["search", f"models={pool}", "task=calc", *SMALL, *SIZES, "hydra.run.dir=kept"]
+    status, _, err = run(*search)
+    assert status == 130
+    assert re.search(r"go on with: agentgraph search run=\S*kept\n", err)
+    stored = (place / "kept" / "replies.jsonl").read_bytes().count(b"\n")
+    assert stored >= 20
+    asked = len(loopback.chats)
+    assert asked - stored < 2  # what was in flight was waited for
+    loopback.script = knows
+    assert run("search", "run=kept")[0] == 0
     assert run("verify", "run=kept")[0] == 0
