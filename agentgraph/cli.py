@@ -1,4 +1,4 @@
-"""The command line: ``agentgraph search | pick | replay | verify | show | check``, with Hydra underneath."""
+"""The command line: ``agentgraph search | pick | replay | verify | fit | show | check``, with Hydra underneath."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ HELP: Final = f"""agentgraph {__version__}: find the collaboration graph of lang
   agentgraph pick run=<folder> budget.units=4   another plan of that search, for another budget
   agentgraph replay plan=best.json [key=value]  run a found plan on questions
   agentgraph verify run=<folder>                does a search come to the same again, from its replies alone
+  agentgraph fit run=<folder>                   how the best plan grows with the budget, how votes saturate
   agentgraph show plan=best.json [out=p.svg]    draw a plan: tree, .mmd, .svg or .png
   agentgraph check [key=value …]                are the models there, and what does a solve by each cost
 
@@ -71,7 +72,15 @@ def main() -> None:
 
 
 def _dispatch(command: str, arguments: list[str]) -> None:
-    commands = {"search": _search, "pick": _pick, "replay": _replay, "verify": _verify, "show": _show, "check": _check}
+    commands = {
+        "search": _search,
+        "pick": _pick,
+        "replay": _replay,
+        "verify": _verify,
+        "fit": _fit,
+        "show": _show,
+        "check": _check,
+    }
     if command not in commands:
         raise ConfigError(f"{command!r} is no command; there are {', '.join(commands)} (agentgraph --help)")
     from agentgraph.config import complete, conf_folder, load, prepared
@@ -284,6 +293,28 @@ def _verify(config: DictConfig) -> None:
         print(f"  {name:<14} {'yes, byte for byte' if equal else 'NO'}")
     if not all(verified.equal.values()):
         sys.exit(1)
+
+
+def _fit(config: DictConfig) -> None:
+    import json
+
+    from agentgraph.archive import Archive
+    from agentgraph.run_folder import RunFolder
+    from agentgraph.scaling import laws, plot, table
+
+    folder = RunFolder(_run_path(config.run))
+    if not folder.summary.exists():
+        raise ConfigError(f"run={config.run} has no summary.json: the search is not finished; go on with search run=…")
+    unit = float(json.loads(folder.summary.read_text(encoding="utf-8"))["budget"]["unit_flops"])
+    trials = Archive(folder.trials, keep=folder.trials.stat().st_size).trials
+    found = laws(trials, unit, seed=config.seed)
+    for row in table(found):
+        print(f"{row['what']:<44} {row['law']:<32} {row['constants']}")
+        if row["doubt"]:
+            print(f"{'':<44} not to be relied on: {row['doubt']}")
+    if config.plot:
+        for path in plot(found, folder.path / "fits"):
+            print(path)
 
 
 def _run_path(given: object) -> Path:

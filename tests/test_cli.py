@@ -557,3 +557,15 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(run, pool, place, loopback):
     loopback.script = knows
     assert run("search", "run=kept")[0] == 0
     assert run("verify", "run=kept")[0] == 0
+
+
+def test_fit(run, fails, pool, place):
+    assert run("search", f"models={pool}", "task=calc", *SMALL, *SIZES, "hydra.run.dir=kept")[0] == 0
+    status, out, _ = run("fit", "run=kept", "plot=false")
+    assert status == 0
+    assert re.search(r"^width +y = a x\^b +a .* b ", out, re.M)
+    assert "not to be relied on: only" in out
+    assert not (place / "kept" / "fits").exists()
+    (place / "kept" / "summary.json").unlink()
+    fails("fit", "run=kept", shows="has no summary.json: the search is not finished")
+    fails("fit", "run=nowhere", shows="run=nowhere is no run folder")
