@@ -117,7 +117,7 @@ def test_width_grows_with_the_budget_where_wider_is_better():
     assert found["width"].doubt == ""
     assert found["depth"].doubt == "only 2 different values"  # a call alone, and a vote
     vote = found["vote of assistant by m"]
-    assert vote.fit.low["top"] < 0.9 < vote.fit.high["top"]
+    assert vote.fit.values["top"] == pytest.approx(0.9, abs=0.04)  # the questions are a sample
 
 
 def test_where_a_single_call_is_best_it_says_so():
