@@ -203,12 +203,19 @@ def plot(laws_: Sequence[Law], folder: Path) -> list[Path]:
 
 
 def _draw(axes: Axes, law: Law, fit: Fit) -> None:
+    from matplotlib.ticker import NullLocator
+
     at = np.geomspace(min(law.x), max(law.x), 100)
     axes.plot(law.x, law.y, "o", color="black", markersize=4)
     axes.plot(at, fit.curve(at), color="tab:blue")
     axes.set(xlabel=law.x_name, ylabel=law.name if "x^b" in fit.law else "accuracy", xscale="log")
     if "x^b" in fit.law:
         axes.set_yscale("log")
+        ticks = sorted(set(law.y))
+        axes.set_yticks(ticks, [f"{y:.3g}" for y in ticks])
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(law.x, [f"{x:.3g}" for x in law.x])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(f"{law.name}: {fit.law}" + (" (doubtful)" if law.doubt else ""), fontsize=9)
 
 
