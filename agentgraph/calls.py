@@ -115,6 +115,7 @@ class Calls:
         self._unawaited: set[asyncio.Task[Reply]] = set()  # calls that have a time limit: they live on when it is over
         self._gates: dict[str, Gate] = {}
         self._answered: set[str] = set()  # backends that replied at least once
+        self._ready: set[str] = set()  # backends that were started
         self._flush_due = False
         self._broken: BaseException | None = None
 
@@ -264,10 +265,14 @@ class Calls:
         while True:
             await gate.enter()
             start = asyncio.get_running_loop().time()
-            if self.timed:
-                self._sent[request.key] = start
             try:
                 self.check_broken()  # what waited for a place is not asked of a service that is of no use
+                if backend.name not in self._ready:
+                    await backend.ready()
+                    self._ready.add(backend.name)
+                    start = asyncio.get_running_loop().time()  # how long it took to start is nothing to the request
+                if self.timed:
+                    self._sent[request.key] = start
                 reply = await (self._hedged(request, backend, gate) if backend.redundant else backend.reply(request))
             except BackendError as error:
                 failure = error

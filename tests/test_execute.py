@@ -880,3 +880,21 @@ def test_what_is_begun_ahead_ends_with_the_executor():
     with executor(backend(script)) as running:
         running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:2])], [Job(Plan((Graph((LARGE,)),)), QUESTIONS[:2])])
     assert len(running.store) == 2
+
+
+def test_a_backend_that_must_be_started_first_is_and_that_is_no_node_s_time():
+    class Slow(Scripted):
+        started = 0
+
+        async def ready(self):
+            self.started += 1
+            await asyncio.sleep(0.4)
+
+        async def reply(self, request):
+            assert self.started
+            return await super().reply(request)
+
+    served = Slow(skilled, limit=4, has_logprobs=True)
+    (row,) = answers(served, [Graph((SMALL,))], QUESTIONS[:12], deadlines=Deadlines(node=0.2))
+    assert all(not answer.outcomes for answer in row)
+    assert 1 <= served.started <= 4
