@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "build_models",
     "build_search",
+    "catalog",
     "conf_folder",
     "load",
     "load_models",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _SERVER_KEYS: Final = ("api_key_env", "limit", "timeout", "logprobs", "verify_tls", "retries", "extra_body")
+_CREDENTIALS: Final = re.compile(r"://[^/@\s]+@")
 
 
 def conf_folder() -> Path:
@@ -125,24 +128,77 @@ def build(config: Any) -> Any:  # noqa: ANN401  whatever `_target_` names
 def build_models(config: DictConfig) -> tuple[Pool, dict[str, Backend]]:
     """The pool and its backends, from an entry of ``conf/models`` or a user's file.
 
-    Members with a ``base_url`` share one client for each server; others name one of ``backends``.
+    Members with a ``base_url`` share one client for each server; others name one of ``backends``. Where a member says neither, the
+    entry's own ``base_url`` or ``backend`` holds for it; what it does not say of its size is taken from ``conf/catalog.yaml``.
     """
     if "_target_" in config:  # an entry of conf that makes pool and backends by itself
         return cast("tuple[Pool, dict[str, Backend]]", build(config))
     entry = _models_entry(config)
-    given = {name: build({**spec, "name": name}) for name, spec in (entry.get("backends") or {}).items()}
-    backends: dict[str, Backend] = dict(given)
-    models = []
-    members = entry.get("members") or {}
-    if not isinstance(members, Mapping):
-        raise ConfigError(f"models: 'members' must be a mapping of names to settings, got {members!r}")
+    hosts = {name: dict(spec) for name, spec in (entry.get("backends") or {}).items()}
+    members = _members(entry)
     for name, spec in members.items():
+        _place(name, spec, entry, hosts)
+    backends: dict[str, Backend] = {name: build({**spec, "name": name}) for name, spec in hosts.items()}
+    return Pool([_model(name, spec, backends, entry) for name, spec in members.items()]), backends
+
+
+def catalog() -> dict[str, dict[str, Any]]:
+    """What ``conf/catalog.yaml`` knows of models, by name."""
+    loaded = OmegaConf.to_container(_read_yaml(conf_folder() / "catalog.yaml", "catalog", "install the package again"))
+    return cast("dict[str, dict[str, Any]]", loaded)
+
+
+def _members(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of each model: of those in ``use``, then of ``members``; from the catalog what they leave out."""
+    given = entry.get("members") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"models: 'members' must be a mapping of names to settings, got {given!r}")
+    used = entry.get("use") or []
+    if not isinstance(used, list):
+        raise ConfigError(f"models.use={used!r} must be a list of names of conf/catalog.yaml, such as [llama-3.1-8b]")
+    known = catalog()
+    if not used and not given:
+        raise ConfigError(
+            "the model pool is empty; name at least one model: models.use=[llama-3.1-8b], of conf/catalog.yaml, or under members"
+        )
+    members = {}
+    for name in dict.fromkeys([*map(str, used), *map(str, given)]):
+        spec = given.get(name, {})
         if not isinstance(spec, Mapping):
             raise ConfigError(
                 f"model {name!r}: expected settings such as {{parameters: 3e9, base_url: …}}, got {spec!r}"
             )
-        models.append(_model(str(name), dict(spec), backends, entry))
-    return Pool(models), backends
+        line = str(spec.get("like", name))
+        if "parameters" not in spec and line not in known:
+            near = ", ".join(difflib.get_close_matches(line, known) or list(known))
+            raise ConfigError(
+                f"model {name!r} has no 'parameters' (number of weights, such as 3.2e9), which prices need, and {line!r} is not in "
+                f"conf/catalog.yaml; give it in members, or take one of {near}"
+            )
+        own = {key: value for key, value in spec.items() if key != "like"}
+        members[name] = own if "parameters" in spec else {**known[line], **own}
+    return members
+
+
+def _place(name: str, spec: dict[str, Any], entry: Mapping[str, Any], hosts: Mapping[str, dict[str, Any]]) -> None:
+    """Say where a model runs, unless it says so itself: at a server under its id, or in a backend that loads models."""
+    if "base_url" not in spec and "backend" not in spec:
+        spec.update({key: entry[key] for key in ("base_url", "backend") if key in entry})
+    hub = spec.pop("hub", None)
+    if spec.get("usd", {}) is None:
+        del spec["usd"]
+    host = hosts.get(str(spec.get("backend")))
+    if host is None and "base_url" not in spec:
+        raise ConfigError(f"model {name!r} has neither base_url nor a known backend ({', '.join(hosts) or 'none'})")
+    host = host or {}
+    if "models" in host and hub is not None:
+        served = str(spec.get("served_as") or name)
+        loaded = dict(host["models"] or {})
+        own = loaded.get(served, {})
+        loaded[served] = {"model": hub, **own} if isinstance(own, Mapping) else own
+        host["models"] = loaded
+    elif "base_url" in spec and hub is not None:
+        spec.setdefault("served_as", hub)
 
 
 def _read_yaml(path: Path, what: str, advice: str) -> DictConfig:
@@ -204,16 +260,12 @@ def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry:
         spec.setdefault(
             "fingerprint", "/".join(map(str, (shown, spec.get("served_as") or name, *([extra] if extra else []))))
         )
-    backend = backends.get(str(spec.get("backend")))
-    if backend is None:
-        raise ConfigError(f"model {name!r} has neither base_url nor a known backend ({', '.join(backends) or 'none'})")
+    backend = backends[str(spec["backend"])]
     spec.setdefault("fingerprint", backend.fingerprint(str(spec.get("served_as") or name)))
     known = Model.__dataclass_fields__.keys()
     strange = sorted(set(spec) - set(known))
     if strange:
         raise ConfigError(f"model {name!r}: {', '.join(strange)} unknown; use {', '.join(known)} or base_url")
-    if "parameters" not in spec:
-        raise ConfigError(f"model {name!r} has no 'parameters' (number of weights, such as 3.2e9); prices need it")
     return Model(name=name, **spec)
 
 
@@ -221,7 +273,20 @@ def build_search(config: DictConfig) -> Setup:
     """Everything a search needs, from the settings of ``agentgraph search``."""
     from agentgraph.run import Setup  # brings torch: `agentgraph show` does not need it
 
+    if _CREDENTIALS.search(OmegaConf.to_yaml(config)):
+        raise ConfigError(
+            "a URL with a password among the settings would be written into the run's folder; put it into a pool file "
+            "(models=<file>.yaml), or name the variable that holds the key with api_key_env"
+        )
     pool, backends = build_models(config.models)
+    if config.budget.usd is not None and "_target_" not in config.models:
+        members = _members(_models_entry(config.models))
+        unknown = [name for name, spec in members.items() if spec.get("usd", {}) is None]
+        if unknown:
+            raise ConfigError(
+                f"budget.usd={config.budget.usd}: conf/catalog.yaml knows no price of {', '.join(unknown)}; say it under "
+                "members, usd: {prompt_token: …, output_token: …}, or usd: {} if it costs nothing"
+            )
     if "model" in config.agent:
         _agent_model(config, pool, backends)
     return Setup(

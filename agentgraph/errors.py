@@ -9,6 +9,7 @@ AgentGraphError
 ├── TaskError        a question file or question that cannot be used (also a ValueError)
 ├── FeedbackError    an agent's reply that cannot be parsed  (also a ValueError)
 ├── ReplayError      a plan that does not fit the task it is replayed on (also a ValueError)
+├── SandboxError     generated code cannot be run safely here
 ├── RunError         a run folder that cannot be written, read or continued
 └── BackendError     a failure of the service, never of the model
     ├── BackendRefused      nobody listens, wrong name, wrong key: trying again is no use
@@ -75,6 +76,10 @@ class FeedbackError(AgentGraphError, ValueError):
 
 class ReplayError(AgentGraphError, ValueError):
     """A plan that does not fit the task it is replayed on."""
+
+
+class SandboxError(AgentGraphError):
+    """Generated code cannot be run safely on this system."""
 
 
 class RunError(AgentGraphError):

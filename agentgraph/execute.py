@@ -22,7 +22,7 @@ from agentgraph.errors import BackendError, ConfigError
 from agentgraph.lookup import Known, Lookup
 from agentgraph.model import Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, PlanRun
+from agentgraph.plan_run import Deadlines, Job, PlanRun, Shared, cancelled
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore
@@ -85,10 +85,11 @@ class Executor:
                     f"there are: {', '.join(backends)}"
                 )
         self.solves: dict[tuple[object, ...], Request] = {}  # of the plans that are running
+        self.shared = Shared()
         self._lookup = Lookup(task, pool, self.roles, store, seed)
         self._answered_jobs: list[tuple[Plan, Sequence[Question]]] = []  # not yet known to the lookup
         self._calls = Calls(backends, store, failure_share=failure_share, outage=outage, timed=deadlines is not None)
-        self.counts = self._calls.counts
+        self.counts, self.blind = self._calls.counts, self._calls.blind
         self.reply, self.check_broken = self._calls.reply, self._calls.check_broken  # what plans want of their engine
         self._draining = False
         self._loop = asyncio.new_event_loop()
@@ -101,15 +102,23 @@ class Executor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+    def run(self, jobs: Sequence[Job], ahead: Sequence[Job] = ()) -> list[list[Answer]]:
         """Answers of each job, question by question, in the order given.
+
+        Parameters
+        ----------
+        jobs
+            What is waited for.
+        ahead
+            Jobs that will probably be asked for next: they are begun, and go on after this returns. When the next jobs are
+            given, what plans that are not among them had begun is cancelled.
 
         Raises
         ------
         BackendError
             If a service cannot be used, or too many calls failed after retries. Replies so far are stored.
         """
-        results = self._call(self._run(jobs))
+        results = self._call(self._run(jobs, ahead))
         for job, answers in zip(jobs, results, strict=True):
             if not job.replicate and not job.roles and self.deadlines is None:  # replies do not tell what came too late
                 marked = [q for q, answer in zip(job.questions, answers, strict=True) if answer.mark is not None]
@@ -136,6 +145,10 @@ class Executor:
             raise ConfigError(f"the agent's backend {backend!r} is not there; there are: {', '.join(self.backends)}")
         return self._call(self._agent_reply(request, backend))
 
+    def served(self, backend: str) -> tuple[str, ...]:
+        """Names of the models that a backend serves, see `Backend.served`."""
+        return self._call(self.backends[backend].served())
+
     def close(self) -> None:
         """Close the backends and stop the event loop."""
         if self._thread.is_alive():
@@ -145,19 +158,22 @@ class Executor:
             self._loop.close()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[T] | None = None
         try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
             return future.result()
-        except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(self._drain)
+        except KeyboardInterrupt:  # perhaps before the future was there
             try:
-                future.exception()  # waits for what is in flight
+                asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result()
+                if future is not None:
+                    future.exception()  # waits until all is tidied up
             except KeyboardInterrupt:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
             raise
 
-    def _drain(self) -> None:
-        """Send nothing more; what is in flight may come in and be stored."""
+    async def _drain(self) -> None:
+        """Send nothing more, and let what is in flight come in and be stored."""
         if self._calls.in_flight:
             logging.getLogger(__name__).warning(
                 "stopping: waiting for %d calls, to store what they bring; Ctrl-C again stops at once",
@@ -165,6 +181,7 @@ class Executor:
             )
         self._draining = True
         self._calls.stop(BackendError("stopped", retry=False))
+        await self._calls.landed()
 
     async def _agent_reply(self, request: Request, backend: str) -> Reply:
         stored = self.store.get(request.key)
@@ -179,19 +196,26 @@ class Executor:
         return reply
 
     async def _close(self) -> None:
+        await self.shared.clear()
         self.store.flush()
         for backend in self.backends.values():
             await backend.close()
 
-    async def _run(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+    async def _run(self, jobs: Sequence[Job], ahead: Sequence[Job]) -> list[list[Answer]]:
         self._draining, ended = False, self._calls.begin()
         self.counts.questions = 0
         self.counts.questions_total = sum(len(job.questions) for job in jobs)
         runs = [PlanRun(self, job) for job in jobs]
+        await self.shared.keep(runs)
         tasks = [[asyncio.ensure_future(run.question(q)) for q in run.job.questions] for run in runs]
         flat = [task for row in tasks for task in row]
         everything = asyncio.ensure_future(_all(flat))
         everything.add_done_callback(lambda done: done.cancelled() or done.exception())  # raised here, or not at all
+        for job in ahead:
+            later = PlanRun(self, job)
+            for question in job.questions:
+                later.begin(question)
+        going_on = False
         try:
             with _seldom_collecting():
                 await asyncio.wait([everything, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -199,18 +223,24 @@ class Executor:
                     await self._calls.landed()
             self.check_broken()
             await everything
+            going_on = bool(ahead)
+            if not going_on:
+                await asyncio.gather(
+                    *self.shared.unfinished(), return_exceptions=True
+                )  # of questions that failed elsewhere
         finally:
-            for task in flat:
-                task.cancel()
-            await asyncio.gather(everything, *flat, return_exceptions=True)
+            await cancelled([everything, *(task for task in flat if not task.done())])
+            if not going_on:
+                await self.shared.clear()
+                self.solves.clear()
             await self._calls.finish()
-            self.solves.clear()
             self.on_progress(self.counts)
         return [[task.result() for task in row] for row in tasks]
 
-    def question_done(self) -> None:
-        """Count a question and say so."""
+    def question_done(self, calls: int) -> None:
+        """Count a question and the calls it needed, and say so."""
         self.counts.questions += 1
+        self.counts.asked += calls
         self.on_progress(self.counts)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, PlanNode, PlanRun
+from agentgraph.plan_run import Deadlines, Job, PlanNode, PlanRun, Shared, StageRun
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import CallForm, Message, Role
 from agentgraph.store import ReplyStore
@@ -62,12 +62,14 @@ class Lookup:
         self.task, self.pool, self.roles, self.store, self.seed = task, pool, dict(roles), store, seed
         self.solves: dict[tuple[object, ...], Request] = {}
         self.deadlines: Deadlines | None = None  # with them it learns nothing
+        self.shared = Shared()  # numbers the nodes; runs none
         self.looked = 0
         self._made: set[str] = set()  # keys of the requests that count
         self._learning = False
         self._wanted = ""
-        self._numbers: dict[tuple[object, ...], int] = {}  # of nodes with all that stands above them
-        self._messages: dict[tuple[int, str], Message] = {}  # by such a number and the text of the question
+        self._messages: dict[
+            tuple[int, str], Message
+        ] = {}  # by the number of a node with all that stands above it, and the text of the question
         self._missing: dict[tuple[int, str], str] = {}  # key of the request that a message waits for
 
     def learn(self, plan: Plan, questions: Sequence[Question]) -> None:
@@ -86,9 +88,8 @@ class Lookup:
 
     def _follow(self, plan: Plan, questions: Sequence[Question]) -> Known:
         run = PlanRun(self, Job(plan, questions))
-        numbers = [self._number(s, run, plan) for s in range(len(run.stages))]
-        forms = [[node.role.forms(len(above)) for node, above in zip(nodes, graph.parents, strict=True)]
-                 for _, graph, nodes in run.stages]  # fmt: skip
+        forms = [[node.role.forms(len(above)) for node, above in zip(stage.nodes, stage.graph.parents, strict=True)]
+                 for stage in run.stages]  # fmt: skip
         calls = [sum(map(len, stage)) for stage in forms]
         marks = np.full(len(questions), np.nan)
         new = 0
@@ -98,7 +99,7 @@ class Lookup:
                 if handed is None:  # what an earlier stage hands on is not known: all of this one is new
                     new += calls[s]
                     continue
-                message, missing = self._stage(run, s, numbers[s], forms[s], self.task.asked(s, question, handed))
+                message, missing = self._stage(run.stages[s], forms[s], self.task.asked(s, question, handed))
                 new += missing
                 handed = (message.answer or "") if message else None
                 if message and (message.answer is None or s == len(run.stages) - 1):  # else something is handed on
@@ -106,23 +107,12 @@ class Lookup:
                     break
         return Known(marks, new, sum(calls) * len(questions))
 
-    def _number(self, s: int, run: PlanRun, plan: Plan) -> list[int]:
-        """For each node a number that names it with all that stands above it, whatever plan it is in."""
-        graph, numbers = plan.stages[s], list[int]()
-        for i, node in enumerate(run.stages[s][2]):
-            key = (s, node.role.name, graph.nodes[i].model, *sorted(node.numbers.items()))
-            above = tuple(numbers[p] for p in graph.parents[i])
-            numbers.append(self._numbers.setdefault((key, above), len(self._numbers)))
-        return numbers
-
-    def _stage(
-        self, run: PlanRun, s: int, numbers: Sequence[int], forms: Sequence[Sequence[CallForm]], text: str
-    ) -> tuple[Message | None, int]:
+    def _stage(self, stage: StageRun, forms: Sequence[Sequence[CallForm]], text: str) -> tuple[Message | None, int]:
         """The sink's message, ``None`` if a call is missing, and how many are."""
+        _, graph, nodes, numbers = stage
         whole = self._messages.get((numbers[-1], text))
         if whole is not None:
             return whole, 0
-        _, graph, nodes = run.stages[s]
         messages: list[Message | None] = []
         missing = 0
         for i, number in enumerate(numbers):
@@ -175,7 +165,7 @@ class Lookup:
     def check_broken(self) -> None:
         """Nothing can break."""
 
-    def question_done(self) -> None:
+    def question_done(self, calls: int) -> None:
         """Nobody watches."""
 
 

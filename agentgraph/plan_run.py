@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentgraph.budget import TTS_REFERENCE, Cost, Tokens, flops, is_number, tts_units
 from agentgraph.errors import BackendError, ConfigError
@@ -20,7 +20,18 @@ from agentgraph.roles.base import Message, Role
 from agentgraph.tasks.base import Question, Stage, Task
 from agentgraph.trial import Answer
 
-__all__ = ["Deadlines", "Engine", "Job", "PlanNode", "PlanRun", "sample_numbers"]
+__all__ = [
+    "Deadlines",
+    "Engine",
+    "Job",
+    "NodeRun",
+    "PlanNode",
+    "PlanRun",
+    "Shared",
+    "StageRun",
+    "cancelled",
+    "sample_numbers",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Engine(Protocol):
     roles: dict[str, Role]
     seed: int
     solves: dict[tuple[object, ...], Request]
-
+    shared: Shared
     deadlines: Deadlines | None
 
     async def reply(self, request: Request, model: Model, within: float | None = None) -> Reply | None:
@@ -88,8 +99,51 @@ class Engine(Protocol):
     def check_broken(self) -> None:
         """Raise what makes going on useless, if anything does."""
 
-    def question_done(self) -> None:
-        """Count a question."""
+    def question_done(self, calls: int) -> None:
+        """Count a question, and the calls it needed."""
+
+
+class Shared:
+    """What plans have in common: a node with all that stands above it, on one question, is run once for all of them.
+
+    Attributes
+    ----------
+    numbers
+        Of nodes with all that stands above them, by what makes them the same.
+    running
+        Nodes on questions, running or done, by such a number, the question's text and when its stage began, seconds.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[object, ...], int] = {}
+        self.running: dict[tuple[int, str, float], asyncio.Task[NodeRun]] = {}
+
+    def number(self, *what: object) -> int:
+        """The number of a node."""
+        return self.numbers.setdefault(what, len(self.numbers))
+
+    def unfinished(self) -> list[asyncio.Task[NodeRun]]:
+        """Nodes that are running."""
+        return [run for run in self.running.values() if not run.done()]
+
+    async def keep(self, runs: Sequence[PlanRun]) -> None:
+        """Cancel the nodes that none of these plans has."""
+        wanted = {number for run in runs for stage in run.stages for number in stage.numbers}
+        dropped = [key for key, run in self.running.items() if not run.done() and key[0] not in wanted]
+        await cancelled([self.running.pop(key) for key in dropped])
+
+    async def clear(self) -> None:
+        """Cancel what is running and forget everything."""
+        await cancelled(self.unfinished())
+        self.numbers.clear()
+        self.running.clear()
+
+
+async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they are."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def sample_numbers(graph: Graph, roles: Mapping[str, Role]) -> list[dict[str, int]]:
@@ -111,6 +165,35 @@ def sample_numbers(graph: Graph, roles: Mapping[str, Role]) -> list[dict[str, in
     return numbers
 
 
+class StageRun(NamedTuple):
+    """A stage of a plan, ready to run: its nodes, and the number of each with all that stands above it."""
+
+    stage: Stage
+    graph: Graph
+    nodes: Sequence[PlanNode]
+    numbers: Sequence[int]
+
+
+class NodeRun(NamedTuple):
+    """What a node came to on one question.
+
+    Attributes
+    ----------
+    calls
+        Model and cost of each, and whether it was a solve.
+    end
+        Longest path up to and with this node, seconds.
+    error
+        Why there is no message, if the service failed here or above.
+    """
+
+    message: Message
+    calls: Sequence[tuple[Model, Cost, bool]]
+    outcomes: Sequence[str]
+    end: float
+    error: BackendError | None
+
+
 class PlanRun:
     """One plan over its questions.
 
@@ -125,14 +208,16 @@ class PlanRun:
     def __init__(self, engine: Engine, job: Job) -> None:
         self.engine, self.job = engine, job
         roles = {**engine.roles, **job.roles}
-        self.stages = []
-        for stage, graph in zip(engine.task.stages, job.plan.stages, strict=True):
-            numbers = sample_numbers(graph, roles)
-            nodes = [
-                PlanNode(engine, stage, roles[node.role], node.model, numbers[i], job.replicate)
-                for i, node in enumerate(graph.nodes)
-            ]
-            self.stages.append((stage, graph, nodes))
+        self.stages: list[StageRun] = []
+        for s, (stage, graph) in enumerate(zip(engine.task.stages, job.plan.stages, strict=True)):
+            samples = sample_numbers(graph, roles)
+            nodes, numbers = list[PlanNode](), list[int]()
+            for i, node in enumerate(graph.nodes):
+                role = roles[node.role]
+                nodes.append(PlanNode(engine, stage, role, node.model, samples[i], job.replicate))
+                own = (s, id(role), node.model, job.replicate, *samples[i].items())
+                numbers.append(engine.shared.number(own, *(numbers[p] for p in graph.parents[i])))
+            self.stages.append(StageRun(stage, graph, nodes, numbers))
 
     async def question(self, question: Question) -> Answer:
         """Run every stage on one question."""
@@ -140,56 +225,57 @@ class PlanRun:
         engine.check_broken()
         message, handed, marks = Message(None), "", {}
         try:
-            for s, (stage, graph, nodes) in enumerate(self.stages):
-                message = await self._graph(graph, nodes, engine.task.asked(s, question, handed), bill)
+            for s, stage in enumerate(self.stages):
+                message = await self._stage(stage, engine.task.asked(s, question, handed), bill)
                 handed = message.answer or ""
                 if s == len(self.stages) - 1:
                     break
                 if message.answer is None:  # nothing to go on with
                     bill.outcomes["nothing handed on"] += 1
-                    marks[stage.name] = 0.0
+                    marks[stage.stage.name] = 0.0
                     break
                 known = engine.task.mark_stage(s, message.answer, question)
-                marks.update({} if known is None else {stage.name: known})
-            mark = 0.0 if message.answer is None else engine.task.mark(message.answer, question)
+                marks.update({} if known is None else {stage.stage.name: known})
+            mark = await self._mark(message.answer, question)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
         finally:
-            engine.question_done()
+            engine.question_done(bill.calls)
         return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed, marks)
 
-    @staticmethod
-    async def _graph(graph: Graph, nodes: Sequence[PlanNode], text: str, bill: _Bill) -> Message:
-        askers = [node.asker(text, bill) for node in nodes]
-        if len(nodes) == 1:
-            message = await nodes[0].role((), askers[0])
-            bill.stage_done(askers[0].path + askers[0].seconds)
-            return message
-        running: list[asyncio.Task[Message]] = []
+    def begin(self, question: Question) -> None:
+        """Start the nodes of the first stage; `question`, called later, finds them running."""
+        self._nodes(self.stages[0], self.engine.task.asked(0, question, ""), 0.0)
 
-        async def run(i: int) -> Message:
-            parents = [await running[p] for p in graph.parents[i]]
-            if parents:
-                askers[i].path = max(askers[p].path + askers[p].seconds for p in graph.parents[i])
-            return await nodes[i].role(parents, askers[i])
+    def _nodes(self, stage: StageRun, text: str, start: float) -> list[asyncio.Task[NodeRun]]:
+        """The nodes of a stage on a question, those started that were not."""
+        running = self.engine.shared.running
+        mine: list[asyncio.Task[NodeRun]] = []
+        for number, node, parents in zip(stage.numbers, stage.nodes, stage.graph.parents, strict=True):
+            key = (number, text, start)
+            run = running.get(key)
+            if run is None:
+                run = running[key] = asyncio.ensure_future(node.run([mine[p] for p in parents], text, start))
+            mine.append(run)
+        return mine
 
-        for i in range(len(nodes)):
-            running.append(asyncio.ensure_future(run(i)))
-        try:
-            message = await running[-1]  # every node reaches the sink: when it is done, all are
-        except BackendError:
-            await asyncio.gather(
-                *running, return_exceptions=True
-            )  # what is in flight is paid for and others may want it
-            raise
-        except BaseException:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            raise
-        bill.stage_done(askers[-1].path + askers[-1].seconds)
-        return message
+    async def _stage(self, stage: StageRun, text: str, bill: _Bill) -> Message:
+        start = 0.0 if self.engine.deadlines is None else bill.seconds  # without deadlines it makes no difference
+        mine = self._nodes(stage, text, start)
+        sink = await mine[-1]  # every node reaches the sink: when it is done, all are
+        if sink.error is not None:
+            raise sink.error
+        for run in mine:
+            bill.add(run.result())
+        bill.stage_done(sink.end - start)
+        return sink.message
+
+    async def _mark(self, answer: str | None, question: Question) -> float:
+        task = self.engine.task
+        if answer is None:
+            return 0.0
+        return await asyncio.to_thread(task.mark, answer, question) if task.slow_marks else task.mark(answer, question)
 
 
 class _Bill:
@@ -207,19 +293,23 @@ class _Bill:
         ] = {}  # of the stage that runs: AgentTTS units of its solves' prompts, by model
         self.outcomes: Counter[str] = Counter()
 
-    def add(self, model: Model, cost: Cost, *, solve: bool) -> None:
-        self.flops.append(cost.flops)
-        self.usd.append(cost.usd)
-        self.tts_units.append(cost.tts_units)
-        if solve:
-            self.solves.setdefault(model.name, []).append(tts_units(model.parameters, Tokens(cost.prompt_tokens, 0.0)))
-        self.prompt_tokens += cost.prompt_tokens
-        self.output_tokens += cost.output_tokens
-        self.calls += 1
+    def add(self, run: NodeRun) -> None:
+        """Take in a node."""
+        for model, cost, solve in run.calls:
+            self.flops.append(cost.flops)
+            self.usd.append(cost.usd)
+            self.tts_units.append(cost.tts_units)
+            if solve:
+                prompt = tts_units(model.parameters, Tokens(cost.prompt_tokens, 0.0))
+                self.solves.setdefault(model.name, []).append(prompt)
+            self.prompt_tokens += cost.prompt_tokens
+            self.output_tokens += cost.output_tokens
+            self.calls += 1
+        self.outcomes.update(run.outcomes)
 
     def stage_done(self, seconds: float) -> None:
-        """Note when the stage's sink was done; the solves of a model share one prompt, the longest, in AgentTTS units."""
-        self.seconds = seconds
+        """Take in the stage's longest path; the solves of a model share one prompt, the longest, in AgentTTS units."""
+        self.seconds += seconds
         for prompts in self.solves.values():
             self.tts_units += [max(prompts), *(-prompt for prompt in prompts)]
         self.tts_units.append(-TTS_REFERENCE)
@@ -253,19 +343,33 @@ class PlanNode:
         self.solve_key = (stage.name, model, self.settings, numbers.get("solve", 0), replicate)
         self.has_views = type(stage).view is not Stage.view
 
-    def asker(self, text: str, bill: _Bill | None = None) -> _Asker:
-        return _Asker(self, text, _Bill() if bill is None else bill)
+    async def run(self, parents: Sequence[asyncio.Task[NodeRun]], text: str, start: float) -> NodeRun:
+        """What the node comes to on a question, once its parents have; ``start`` is when the stage began, seconds."""
+        above = [await parent for parent in parents]
+        asker = self.asker(text, max((run.end for run in above), default=start))
+        message, error = Message(None), next((run.error for run in above if run.error is not None), None)
+        if error is None:
+            try:
+                message = await self.role([run.message for run in above], asker)
+            except BackendError as failure:
+                error = failure
+        return NodeRun(message, asker.calls, asker.outcomes, asker.path + asker.seconds, error)
+
+    def asker(self, text: str, path: float = 0.0) -> _Asker:
+        return _Asker(self, text, path)
 
 
 class _Asker:
     """Asks one node's model about one question; the `Ask` that roles are given."""
 
-    __slots__ = ("bill", "node", "path", "seconds", "text")
+    __slots__ = ("calls", "node", "outcomes", "path", "seconds", "text")
 
-    def __init__(self, node: PlanNode, text: str, bill: _Bill) -> None:
-        self.node, self.text, self.bill = node, text, bill
+    def __init__(self, node: PlanNode, text: str, path: float) -> None:
+        self.node, self.text = node, text
+        self.path = path  # longest path up to this node, seconds
         self.seconds = 0.0  # of its calls, one after the other
-        self.path = bill.seconds  # of the longest path up to this node
+        self.calls: list[tuple[Model, Cost, bool]] = []
+        self.outcomes: list[str] = []
 
     async def __call__(self, word: str, candidates: Sequence[str] = ()) -> Message:
         node, model = self.node, self.node.model
@@ -281,21 +385,21 @@ class _Asker:
             if reply is None:
                 return self._late(model, word, len(candidates), within or 0.0)
             cost = _cost(model, reply)
-            self.bill.add(model, cost, solve=word == "solve")
+            self.calls.append((model, cost, word == "solve"))
             self.seconds += cost.seconds
             text = reply.answer_text
             answer = node.stage.extract(text)
             if answer is not None:
                 return Message(answer, text, None if reply.logprob is None else _exp(reply.logprob))
             problem = _problem(reply, text)
-        self.bill.outcomes[problem] += 1
+        self.outcomes.append(problem)
         return Message(None, text)
 
     def _late(self, model: Model, word: str, candidates: int, waited: float) -> Message:
         """No message; the call is charged as forecast, for what it will have cost is not known."""
         forecast = model.cost(self.node.stage.lengths.tokens(word, candidates, model.name))
-        self.bill.add(model, replace(forecast, seconds=waited), solve=word == "solve")
-        self.bill.outcomes["late"] += 1
+        self.calls.append((model, replace(forecast, seconds=waited), word == "solve"))
+        self.outcomes.append("late")
         self.seconds += max(0.0, waited)
         return Message(None)
 

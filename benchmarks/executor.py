@@ -5,8 +5,8 @@
 (b) An OpenAI-compatible server that gives 200 replies a second: makespan over replies / rate.
 (c) Requests that one core sends a second through the openai client, beside the client's own loop and raw aiohttp.
 
-Rivals in the same run: asyncio.gather level by level; LangGraph and aiohttp (pip install langgraph aiohttp; said where they
-are absent); and, computed from the drawn times, one node after another with four questions at a time, as GPTSwarm does.
+Rivals in the same run: asyncio.gather level by level; LangGraph (pip install langgraph; a dash where it is absent); and,
+computed from the drawn times, one node after another with four questions at a time, as GPTSwarm does.
 
     python benchmarks/executor.py [--only abc] [--flight 1000 10000] [--shapes star chain …] [--requests 2000] [--quick]
 """
@@ -18,6 +18,8 @@ import asyncio
 import gc
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -97,20 +99,26 @@ def part_a(chosen: list[Shape], flights: list[int], spreads: list[float]) -> Non
     """Print (a)."""
     print(f"(a) calls of {MEAN:g} s, any number at once; makespan / longest critical path of the drawn times")
     print(f"    an asyncio task with a timer and a request's key costs {floor(10_000):.0f} us of processor time\n")
-    head = f"{'graph':<16}{'times':<12}{'in flight':>9}{'calls':>8} {'ours':>6}{'us/call':>9}{'KiB/call':>9}"
+    command = [
+        sys.executable,
+        __file__,
+        "--memory",
+        str(max(flights)),
+    ]  # in a process of its own: memory is not given back
+    print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    head = f"{'graph':<16}{'times':<12}{'in flight':>9}{'calls':>8} {'ours':>6}{'us/call':>9}"
     print(f"{head} {'by level':>9}{'LangGraph':>10}{'one by one':>11}")
     for flight in flights:
         for spread in spreads:
             for shape in chosen:
                 questions = -(-flight // shape.sources)
                 times = Times(spread)
-                before, backend = resident(), Sleeper(times)
+                backend = Sleeper(times)
                 seconds, path, used, made = execute(shape.graph, questions, backend, POOL)
-                memory = (backend.resident - before) / backend.peak / 1024
                 limit = critical_path(shape, questions, times)
                 print(
                     f"{shape.name:<16}{'log-normal' if spread else 'equal':<12}{backend.peak:>9,}{made:>8,} "
-                    f"{over(seconds, path):>6}{1e6 * used / made:>9.0f}{memory:>9.1f} "
+                    f"{over(seconds, path):>6}{1e6 * used / made:>9.0f} "
                     f"{over(level_by_level(shape, questions, Sleeper(times)), limit):>9}"
                     f"{over(langgraph(shape, questions, Sleeper(times)), limit):>10}"
                     f"{over(one_node_after_another(shape, questions, times, GPTSWARM_QUESTIONS), limit):>11}",
@@ -118,10 +126,23 @@ def part_a(chosen: list[Shape], flights: list[int], spreads: list[float]) -> Non
                 )
 
 
+def memory(flight: int) -> None:
+    """Print what a call in flight takes of memory."""
+    shape = shapes()[0]
+    execute(shape.graph, 2, Sleeper(Times(0.0, scale=0.01)), POOL)  # warms up
+    before, backend = resident(), Sleeper(Times(0.0))
+    execute(shape.graph, -(-flight // shape.sources), backend, POOL)
+    print(
+        f"    a call in flight takes {(backend.resident - before) / backend.peak / 1024:.1f} KiB ({backend.peak:,} of {shape.name})"
+    )
+
+
 def part_b(chosen: list[Shape], requests: int) -> None:
     """Print (b)."""
     print(f"\n(b) server of {RATE:g} replies a second, {CONNECTIONS} connections; makespan / (replies / rate)\n")
     print(f"{'graph':<16}{'calls':>8} {'ours':>6}")
+    import openai  # noqa: F401  takes half a second, once
+
     pool = Pool([Model("model", 1e9, backend="server")])
     for shape in chosen:
         with served(RATE) as url:
@@ -135,18 +156,19 @@ def part_c(requests: int) -> None:
     """Print (c)."""
     print(f"\n(c) requests a second of processor time of the sending process, {CONNECTIONS} at once\n")
     graph, pool = Graph((Node("assistant", "model"),)), Pool([Model("model", 1e9, backend="server")])
-    rates: dict[str, float | None] = {}
+    rates: dict[str, float] = {}
     with served() as url:
         for _ in range(2):  # the first warms up imports and connections
             backend = OpenAIServer(url, name="server", limit=CONNECTIONS, api_key_env=None)
             _, _, used, made = execute(graph, requests, backend, pool)
             rates["executor, openai client"] = made / used
-            rates["openai client alone"] = asyncio.run(_client(url, requests))
+            rates["openai client alone"] = asyncio.run(_client(url, requests, over_aiohttp=False))
+            rates["the same over aiohttp"] = asyncio.run(_client(url, requests, over_aiohttp=True))
             rates["raw aiohttp"] = _aiohttp(url, requests)
-    alone = rates["openai client alone"] or 1.0
+    print(f"{'':<26}{'requests/s':>10}  {'over the client alone':>22}  {'over aiohttp':>12}")
+    alone, over_aiohttp = rates["openai client alone"], rates["the same over aiohttp"]
     for name, rate in rates.items():
-        told = "not installed (pip install aiohttp)" if rate is None else f"{rate:>8,.0f}  {rate / alone:>5.2f}"
-        print(f"{name:<26}{told}")
+        print(f"{name:<26}{rate:>10,.0f}  {rate / alone:>22.2f}  {rate / over_aiohttp:>12.2f}")
 
 
 async def _workers(requests: int, send: Any) -> float:  # noqa: ANN401  an async function
@@ -168,10 +190,11 @@ def _message(i: int) -> list[Any]:
     ]
 
 
-async def _client(url: str, requests: int) -> float:
-    from openai import AsyncOpenAI
+async def _client(url: str, requests: int, *, over_aiohttp: bool) -> float:
+    from openai import AsyncOpenAI, DefaultAioHttpClient
 
-    async with AsyncOpenAI(base_url=url, api_key="none", timeout=120) as client:
+    transport = DefaultAioHttpClient() if over_aiohttp else None
+    async with AsyncOpenAI(base_url=url, api_key="none", timeout=120, http_client=transport) as client:
 
         async def send(i: int) -> None:
             await client.chat.completions.with_raw_response.create(
@@ -181,11 +204,8 @@ async def _client(url: str, requests: int) -> float:
         return await _workers(requests, send)
 
 
-def _aiohttp(url: str, requests: int) -> float | None:
-    try:
-        import aiohttp
-    except ImportError:
-        return None
+def _aiohttp(url: str, requests: int) -> float:
+    import aiohttp
 
     async def run() -> float:
         async with aiohttp.ClientSession() as session:
@@ -207,11 +227,15 @@ def main() -> None:
     parser.add_argument("--flight", type=int, nargs="+", default=[1000, 10_000], help="calls in flight in (a)")
     parser.add_argument("--shapes", nargs="+", default=[], help="beginnings of the names of graphs; all if left out")
     parser.add_argument("--requests", type=int, default=2000, help="calls in (b) and (c)")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="equal times only")
     given = parser.parse_args()
     chosen = [shape for shape in shapes() if shape.name.startswith(tuple(given.shapes) or "")]
     if not chosen:
         parser.error(f"--shapes {given.shapes}: there are {[shape.name for shape in shapes()]}")
+    if given.memory:
+        memory(given.memory)
+        return
     if "a" in given.only:
         part_a(chosen, given.flight, [0.0] if given.quick else [0.0, SPREAD])
     if "b" in given.only:

@@ -41,7 +41,7 @@ from agentgraph.execute import Job
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import PlanRun, sample_numbers
+from agentgraph.plan_run import PlanRun, Shared, sample_numbers
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Message, Role
 from agentgraph.space import Space, StageSpace
@@ -294,7 +294,7 @@ class Marker:
         self.task, self.pool, self.roles, self.backends, self.store = task, pool, dict(roles), backends, store
         self.seed, self._report = seed, report
         self.solves: dict[tuple[object, ...], Request] = {}
-        self.deadlines = None
+        self.deadlines, self.shared = None, Shared()
         self._messages: list[Message] = []  # all that were sent, each once, without texts
         self._same_answer: list[int] = []  # of each, the first message with its answer
         self._message_numbers: dict[tuple[str | None, float | None], int] = {}
@@ -312,7 +312,7 @@ class Marker:
     def check_broken(self) -> None:
         """Nothing to do: what fails is raised at once."""
 
-    def question_done(self) -> None:
+    def question_done(self, calls: int) -> None:
         """Nothing to do: nodes are counted, not questions."""
 
     def marks(self, graphs: Sequence[Graph], questions: Sequence[Question]) -> NDArray[np.bool_]:

@@ -1,14 +1,42 @@
 """Puts this folder on the path, so that tests in folders below find its helpers; one thread for arithmetic."""
 
+import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+import tiny_model
 import torch
 from fake_vllm import Vllm
 from servers.loopback import Loopback
 
+from agentgraph.errors import SandboxError
+
 torch.set_num_threads(1)
+
+
+def _skip_without_landlock(error: SandboxError) -> None:
+    """Skip where the kernel has no Landlock, so that no sandbox can be had; elsewhere a refusal is a failure."""
+    if sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) >= 1:
+        raise error
+    pytest.skip(str(error))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except SandboxError as error:
+        return _skip_without_landlock(error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except SandboxError as error:
+        return _skip_without_landlock(error)
 
 
 @pytest.fixture
@@ -17,6 +45,12 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with Loopback() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a chat model of random weights (`tiny_model`)."""
+    return tiny_model.make(tmp_path_factory.mktemp("babbler"))
 
 
 @pytest.fixture

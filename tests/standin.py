@@ -1,4 +1,4 @@
-"""A stand-in for an embedded model: the same call, no arithmetic."""
+"""Stand-ins for models in this process: the same calls, no arithmetic."""
 
 import json
 import threading
@@ -7,7 +7,9 @@ from pathlib import Path
 
 from agentgraph.backends.embedded.backend import Embedded
 from agentgraph.backends.embedded.llama import Generation
-from agentgraph.request import Request, Settings
+from agentgraph.backends.local_model import Spec
+from agentgraph.backends.transformers_local import TransformersLocal
+from agentgraph.request import Reply, Request, Settings
 
 
 class StandIn:
@@ -58,6 +60,27 @@ class EmbeddedStandIn(Embedded):
 
     def _load(self, model: str) -> StandIn:
         return self.stand_ins[model]
+
+
+class TransformersStandIn(TransformersLocal):
+    """The transformers backend over an engine that answers with the text reversed, a character a token; notes its batches."""
+
+    def __init__(self, models: Sequence[str] = ("m",), **settings) -> None:
+        super().__init__({name: f"org/{name}" for name in models}, **settings)
+        self.batches: list[list[str]] = []
+        self.loaded: list[str] = []
+        self.failure: Exception | None = None
+
+    def _load(self, spec: Spec) -> "TransformersStandIn":
+        self.loaded.append(spec.name)
+        return self
+
+    def answers(self, requests: Sequence[Request]) -> list[Reply]:
+        if self.failure is not None:
+            raise self.failure
+        texts = [request.messages[-1][1] for request in requests]
+        self.batches.append(texts)
+        return [Reply(text[::-1], len(text), 2, logprob=-0.5) for text in texts]
 
 
 def ask(text: str = "x", model: str = "m", *, sample: int = 0, **settings) -> Request:

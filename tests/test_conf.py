@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import struct
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from fakes import record
 
 import agentgraph.backends.embedded
 from agentgraph.agents.base import Agent
-from agentgraph.config import build_models, build_search, conf_folder, load, load_models, load_role, load_task, options
+from agentgraph.config import (
+    build_models,
+    build_search,
+    catalog,
+    conf_folder,
+    load,
+    load_models,
+    load_role,
+    load_task,
+    options,
+)
 from agentgraph.errors import ConfigError, SpaceError, TaskError
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer
@@ -47,6 +58,8 @@ def pool_file(tmp_path):
 def questions(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(json.dumps({"question": f"{i}?", "gold": str(i)}) for i in range(100)))
+    rows = [json.dumps({"problem": f"{i}?", "answer": str(i)}) for i in range(30)]
+    (tmp_path / "aime.jsonl").write_text("\n".join(rows))
     record(tmp_path / "recorded")
     return path
 
@@ -55,6 +68,7 @@ def overrides(group, option, questions, pool_file):
     """What an option needs that has no default."""
     needed = {
         ("task", "jsonl"): [f"task.path={questions}"],
+        ("task", "aime"): [f"task.path={questions.parent}/aime.jsonl"],
         ("task", "recorded"): [f"task.path={questions.parent}/recorded"],
         ("optimizer", "zero_shot"): WRITER,
         ("agent", "language_model"): WRITER[1:],
@@ -97,6 +111,7 @@ def test_every_pool_builds(option, pool_file, questions):
     needed = {
         "file": [f"models.path={pool_file}"],
         "recorded": ["task=recorded", f"task.path={questions.parent}/recorded"],
+        "openai_server": ["models.use=[qwen2.5-7b]"],
     }
     chosen = [f"models={option}", *needed.get(option, [])]
     pool, backends = build_models(load("check", chosen).models)
@@ -198,7 +213,7 @@ def test_by_name(questions, pool_file):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["task=chess"], "task=chess is unknown; there are calc, .*recall"),
+        (["task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
         (["optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, .*random_search"),
         (["models=gpt"], "models=gpt is unknown; there are embedded, file"),
         (["role=[judge]"], "role=judge is unknown; there are assistant, "),
@@ -276,3 +291,132 @@ def test_race_is_a_switch():
     assert race("race=false") is race("race=null") is None
     with pytest.raises(ConfigError, match="race='maybe' must be true, false or null"):
         race("race=maybe")
+
+
+# ---- models by name
+
+
+def pooled(*overrides):
+    return build_models(load("check", overrides).models)
+
+
+def test_every_line_of_the_catalog_is_a_model():
+    known = catalog()
+    pool, _ = pooled("models=openai_server", f"models.use=[{','.join(known)}]")
+    assert pool.names == tuple(known)
+    for model in pool:
+        assert model.served_as == known[model.name]["hub"]
+        assert model.served_as.count("/") == 1
+        assert model.layers > 1
+        # Attention, and a feed-forward part of at least its size, in every layer: between 4 and 40 times hidden² each; the rest are
+        # embeddings. Mixtures of experts activate a part of their layers' weights.
+        inner = model.parameters / (model.layers * model.hidden_size**2)
+        assert 4 < inner < 60, model.name
+        assert 0 <= model.usd.prompt_token <= model.usd.output_token < 1e-5
+    for family in ("llama", "qwen2.5", "qwen3", "gemma-2", "gemma-3", "phi"):
+        dense = [m for m in pool if m.name.startswith(f"{family}-") and not re.search(r"-a\d+b$", m.name)]
+        assert len(dense) >= 3
+        for model in dense:
+            said = re.search(r"-(\d+(?:\.\d+)?)b$", model.name)
+            assert said is None or model.parameters == pytest.approx(float(said[1]) * 1e9, rel=0.31), model.name
+
+
+def test_pool_by_names_of_the_catalog():
+    pool, backends = pooled(
+        "models=openai_server", "models.use=[llama-3.1-8b, qwen2.5-7b]", "models.base_url=http://127.0.0.1:9/v1"
+    )
+    assert pool.names == ("llama-3.1-8b", "qwen2.5-7b")
+    assert len(backends) == 1  # one server, one client
+    assert (pool[0].parameters, pool[0].layers, pool[0].hidden_size) == (8.03e9, 32, 4096)
+    assert pool[0].served_name == "meta-llama/Llama-3.1-8B-Instruct"
+    assert pool[0].usd.output_token == 5e-8
+
+
+def test_member_by_a_name_of_the_catalog(tmp_path):
+    path = tmp_path / "pool.yaml"
+    path.write_text(
+        "members:\n"
+        "  llama-3.2-1b: {base_url: 'http://127.0.0.1:9/v1'}\n"
+        "  mine: {like: llama-3.2-1b, base_url: 'http://127.0.0.1:9/v1', served_as: tuned, usd: {call: 1}}\n"
+        "  qwen2.5-7b: {parameters: 7e9, base_url: 'http://127.0.0.1:9/v1'}\n"
+    )
+    pool, _ = load_models(str(path))
+    assert [model.served_name for model in pool] == ["meta-llama/Llama-3.2-1B-Instruct", "tuned", "qwen2.5-7b"]
+    assert [model.layers for model in pool] == [16, 16, 0]  # whoever gives a size gives all of it
+    assert pool[1].usd.call == 1
+    assert pool[1].usd.output_token == 0
+
+
+def test_backend_that_loads_models_is_told_their_ids():
+    _, backends = pooled(
+        "models=vllm_server",
+        "models.use=[llama-3.2-1b, llama-3.2-3b]",
+        "+models.backends.vllm.models={llama-3.2-3b: {gpu_memory_utilization: 0.5}, other: org/other}",
+        "+models.members.other={parameters: 1e9}",
+        "models.backends.vllm.flags.max_model_len=4096",
+    )
+    specs = backends["vllm"]._specs
+    assert {name: spec.model for name, spec in specs.items()} == {
+        "llama-3.2-1b": "meta-llama/Llama-3.2-1B-Instruct",
+        "llama-3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
+        "other": "org/other",
+    }
+    assert specs["llama-3.2-3b"].arguments["gpu_memory_utilization"] == 0.5
+    assert {spec.arguments["max_model_len"] for spec in specs.values()} == {4096}
+    _, backends = pooled("models=vllm_local")
+    assert backends["local"]._specs["qwen2.5-3b"].model == "Qwen/Qwen2.5-3B-Instruct"
+
+
+def test_pool_that_mixes_backends():
+    pool, backends = pooled(
+        "models=vllm_server",
+        "models.use=[llama-3.2-1b]",
+        "+models.members={llama-3.1-70b: {base_url: 'http://127.0.0.1:9/v1'}}",
+        "+models.backends.embedded={_target_: agentgraph.backends.embedded.backend.Embedded}",
+        "+models.members.a-small={parameters: 28416, backend: embedded, prompt_form: embedded}",
+    )
+    assert [(model.name, type(backends[model.backend]).__name__) for model in pool] == [
+        ("llama-3.2-1b", "VllmServer"),
+        ("llama-3.1-70b", "OpenAIServer"),
+        ("a-small", "Embedded"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["models=openai_server"], r"pool is empty; name at least one model: models.use=\[llama-3.1-8b\]"),
+        (["models=openai_server", "models.use=llama-3.1-8b"], "models.use='llama-3.1-8b' must be a list of names"),
+        (
+            ["models=openai_server", "models.use=[llama-3-8b]"],
+            "'llama-3-8b' is not in conf/catalog.yaml; give it in members, or take one of llama-3.*-8b",
+        ),
+        (["models=vllm_server", "models.backend=gone"], r"model 'qwen2.5-1.5b' has neither .* known backend \(vllm\)"),
+        (["models=vllm_server", "models.use=[]", "+models.members.m={parameters: 1e9}"], "must name one or more"),
+    ],
+)
+def test_bad_names(overrides, expected):
+    with pytest.raises(ConfigError, match=expected) as caught:
+        pooled(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_budget_in_dollars_needs_the_price_of_every_model():
+    chosen = ["models=openai_server", "models.use=[qwen2.5-3b, qwen2.5-7b]"]
+    with pytest.raises(ConfigError, match=r"budget.usd=0.1: conf/catalog.yaml knows no price of qwen2.5-3b; say it"):
+        build_search(load("search", [*chosen, "budget.usd=0.1"]))
+    free = build_search(load("search", [*chosen, "+models.members={qwen2.5-3b: {usd: {}}}", "budget.usd=0.1"]))
+    assert [model.usd.output_token for model in free.pool] == [0, 1e-7]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["models=openai_server", "models.use=[llama-3.1-8b]", "models.base_url=http://me:sesame@127.0.0.1:9/v1"],
+        ["models=synthetic", *WRITER[:2], "agent.base_url=http://me:sesame@127.0.0.1:9/v1"],
+    ],
+)
+def test_password_among_the_settings_of_a_search(overrides):
+    with pytest.raises(ConfigError, match="a URL with a password among the settings") as caught:
+        build_search(load("search", overrides))
+    assert "sesame" not in str(caught.value)

@@ -38,7 +38,7 @@ def reply(backend, request):
 
 
 def test_what_waits_becomes_one_batch(tmp_path):
-    backend = EmbeddedStandIn(tmp_path)
+    backend = EmbeddedStandIn(tmp_path, batch=256)
     requests = [ask(f"q{i:03d}", "a", sample=i) for i in range(100)]
     results = replies(backend, requests)
     assert [len(batch) for batch in backend.stand_ins["a"].batches] == [100]

@@ -1,5 +1,7 @@
 """What an agent is shown: what happened, with intervals, prices and failures; and what became of its nudges, exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes import POOL, ROLES, Relay
@@ -12,6 +14,7 @@ from agentgraph.budget import Cost
 from agentgraph.distribution import Distribution
 from agentgraph.graph import Graph, Node
 from agentgraph.objectives.base import Objective
+from agentgraph.objectives.weighted import Weighted
 from agentgraph.plan import Plan
 from agentgraph.score import interval
 from agentgraph.trial import Answer, Trial
@@ -97,6 +100,14 @@ def test_what_is_known_of_costs_is_shown():
     odd = trial(0, SOLVE, [1])
     odd.outcomes.update(["empty", "empty", "cut"])
     assert "replies 1 cut, 2 empty" in trial_text(odd, 1.0)
+
+
+def test_seconds_are_shown_only_where_they_count():
+    """They differ from run to run: a model that is shown them would be asked something else each time."""
+    slow, fast = (evidence([trial(0, SOLVE, [1, 0], seconds=s)]) for s in (2.5, 0.5))
+    assert render(slow) == render(fast)
+    assert "5 s;" not in render(slow)
+    assert ", 2.5 s;" in render(replace(slow, objective=Weighted(seconds=0.1)))
 
 
 def test_utility_is_shown_where_it_is_not_the_accuracy():

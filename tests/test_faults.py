@@ -75,9 +75,8 @@ def command(folder, server):
     if (folder / "run" / "config.yaml").exists():
         return [*search, f"run={folder / 'run'}"]
     sizes = "{train: 32, validation: 12, test: 12}"
-    return [*search, "task=calc", f"models={pool}", f"task.sizes={sizes}", "rounds=4", "plans_per_round=4"] + [
-        "questions_per_round=12", "finalists=2", "max_nodes=5", f"hydra.run.dir={folder / 'run'}",
-    ]  # fmt: skip
+    size = ["rounds=4", "plans_per_round=4", "questions_per_round=12", "finalists=2", "max_nodes=5"]
+    return [*search, "task=calc", f"models={pool}", f"task.sizes={sizes}", *size, f"hydra.run.dir={folder / 'run'}"]
 
 
 def trials(folder):

@@ -1,6 +1,7 @@
 """The user's own questions: how a file is read and split, how answers are found and marked, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +134,122 @@ def test_lengths_are_estimates(path):
     assert stage.max_tokens == 50
 
 
+def test_reasoning_is_no_answer(path):
+    thought = "<think>Answer: 7, or 8?</think>\nAnswer: 9"
+    assert task(path).stages[0].extract(thought) == "9"
+    assert task(path, match="numeric").stages[0].extract("<think>9") is None
+    assert task(path, match="regex", pattern=r"\d").stages[0].extract("<think>7</think>9") == "9"
+
+
+def test_choice(path):
+    options = ["red", "green", "blue"]
+    golds = [[i % 3, "ABC"[i % 3], options[i % 3]][i % 2] for i in range(100)]
+    rows = [{"question": f"{i}?", "options": options, "gold": gold} for i, gold in enumerate(golds)]
+    made = task(path, rows, match="choice", choices="options")
+    question = made.questions("test")[0]
+    assert question.text.endswith("?\n\nA. red\nB. green\nC. blue")
+    assert question.gold == "ABC"[int(question.text.split("?")[0]) % 3]
+    assert made.stages[0].extract("The answer is (B).") == "B"
+    assert made.mark(question.gold, question) == 1.0
+    for bad, expected in [
+        ({"options": "red"}, "line 2: 'options' must be a list of options, got 'red'"),
+        ({"options": ["red"]}, "line 2: answer 'A' of 1 options; give 2 to 26 options"),
+        ({"gold": "pink"}, "line 2: answer 'pink' of 3 options"),
+        ({"gold": 3}, "line 2: answer 3 of 3 options"),
+        ({"options": None}, "line 2 has no 'options' .* name the field with task.choices="),
+    ]:
+        with pytest.raises(TaskError, match=expected):
+            task(path, [rows[0], {**rows[0], "gold": "A", **bad}], match="choice", choices="options")
+
+
+# ---- a function of the user's
+
+
+FUNCTION = """
+def close(answer, gold):
+    return max(0.0, 1.0 - abs(float(answer) - float(gold)))
+
+def right(answer, gold):
+    return answer == gold
+
+def bad(answer, gold):
+    return {"7": 7, "nan": float("nan"), "text": "1", "none": None}[answer]
+
+number = 3
+"""
+
+
+@pytest.fixture
+def marks(tmp_path):
+    (tmp_path / "my_marks.py").write_text(FUNCTION)
+    return f"{tmp_path}/my_marks.py"
+
+
+def test_function(path, marks, monkeypatch):
+    made = task(path, match="function", function=f"{marks}:close")
+    assert made.stages[0].instructions == "Answer the question."
+    assert made.stages[0].extract("<think>x</think> 3.5 ") == "3.5"
+    assert made.stages[0].extract("<think>x</think>") is None
+    assert made.mark("3.5", Question("q", "?", "3")) == 0.5
+    assert made.slow_marks
+    assert not task(path).slow_marks
+    assert task(path, match="function", function=f"{marks}:close", pattern=r"= (\S+)").stages[0].extract("x = 3") == "3"
+    assert task(path, match="function", function=f"{marks}:right").mark("3", Question("q", "?", "3")) == 1.0
+    monkeypatch.syspath_prepend(str(Path(marks).parent))
+    assert task(path, match="function", function="my_marks:close").mark("3", Question("q", "?", "3")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "expected"),
+    [
+        ("close", "many", "raised ValueError: could not convert .*; it must give a mark for any answer"),
+        ("bad", "7", "for answer '7', gold '3' gave 7; it must give a number from 0 to 1"),
+        ("bad", "nan", "gave nan"),
+        ("bad", "text", "gave '1'"),
+        ("bad", "none", "gave None"),
+        ("bad", "", "raised KeyError"),
+    ],
+)
+def test_function_that_gives_no_mark(path, marks, name, answer, expected):
+    made = task(path, match="function", function=f"{marks}:{name}")
+    with pytest.raises(TaskError, match=f"task.function={marks}:{name} .*{expected}"):
+        made.mark(answer, Question("q", "?", "3"))
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("close", "must be 'package.module:name' or 'file.py:name'"),
+        ("my.module:", "must be 'package.module:name'"),
+        (
+            "no_such_module:f",
+            "cannot be imported: No module named 'no_such_module'; name an installed module, or a file",
+        ),
+        ("no_such_file.py:f", "cannot be imported: .*No such file"),
+        ("json:no_such_name", "json has no function 'no_such_name'"),
+        ("MARKS:number", "has no function 'number'"),
+    ],
+)
+def test_function_that_is_not_there(path, marks, function, expected):
+    with pytest.raises(TaskError, match=expected):
+        task(path, match="function", function=function.replace("MARKS", marks))
+
+
+# ---- bad lines
+
+
+def test_bad_lines_are_left_out_if_wished(path, caplog):
+    rows = [*ROWS, {"question": "no gold"}, {"gold": "1"}, {"question": "why", "gold": "because"}]
+    made = task(path, rows, match="numeric", skip_bad=True)
+    assert made.skipped == 3
+    assert sum(len(made.questions(split)) for split in SPLITS) == 400
+    assert "3 lines without question or gold answer were left out" in caplog.text
+    with pytest.raises(TaskError, match="line 401 has no 'gold' .*task.skip_bad=true leaves such lines out"):
+        task(path, rows)
+    with pytest.raises(TaskError, match="line 1: gold answer 'because' holds no number; use match=exact"):
+        task(path, rows[-1:], match="numeric")
+
+
 # ---- what is refused
 
 
@@ -162,9 +279,11 @@ def test_bad_file(path, rows, expected):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"match": "fuzzy"}, "task.match='fuzzy' is unknown; use one of exact, numeric, regex"),
+        ({"match": "fuzzy"}, "task.match='fuzzy' is unknown; use one of exact, numeric, regex, choice, function"),
         ({"match": "regex"}, "task.match='regex' with task.pattern=None: a pattern goes with match=regex"),
         ({"pattern": "x"}, "task.match='exact' with task.pattern='x'"),
+        ({"match": "function"}, "task.match='function' with task.function=None: a function goes with match=function"),
+        ({"function": "json:loads"}, "task.match='exact' with task.function='json:loads'"),
         ({"match": "regex", "pattern": "("}, r"task.pattern='\(' is not a regular expression: missing \)"),
         ({"max_tokens": 0}, "task.max_tokens=0 must be a whole number of at least 1"),
         ({"output_tokens": -1.0}, "task.output_tokens=-1.0 must be positive"),

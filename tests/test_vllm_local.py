@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_model
 from fake_vllm import RequestOutputKind, VLLMError
 from standin import ask
 
@@ -369,40 +370,6 @@ def test_fingerprint_of_large_files_sees_their_samples_and_size(tmp_path):
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 WEIGHTS = Path(agentgraph.backends.embedded.__path__[0]) / "weights"
 TINY = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**27}
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def babbler(tmp_path_factory):
-    """A chat model of 0.2 million random weights that reads any text, a byte a token, up to 65,536 of them."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("babbler")
-    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(special)
-    roles = {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<pad>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **roles)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    size = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=2**16, **size, **ids)
-    )
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)  # else it is as good as uniform
-    model.save_pretrained(folder)
-    return folder
 
 
 def solve(name, question, **settings):
@@ -458,7 +425,8 @@ def test_real_engine(babbler):
 @pytest.mark.server
 @needs_vllm
 @pytest.mark.filterwarnings("ignore")
-def test_real_search_whose_agent_runs_in_this_process(babbler, tmp_path):
+def test_real_search_whose_agent_runs_in_this_process(tmp_path):
+    babbler = tiny_model.make(tmp_path / "babbler", brief=-6.0)  # it never ends, and is cut
     served = {name: {"model": str(WEIGHTS / name), **TINY} for name in ("a-small", "b-small")}
     served["babbler"] = {"model": str(babbler), **TINY}
     config = load(
@@ -476,10 +444,10 @@ def test_real_search_whose_agent_runs_in_this_process(babbler, tmp_path):
             f"+models.backends.local.models={json.dumps(served).replace(chr(34), '')}",
         ],
     )
-    result = run(build_search(config), folder=RunFolder(tmp_path))
+    result = run(build_search(config), folder=RunFolder(tmp_path / "run"))
     summary = result.summary
     # A choice of mixes and a feedback, or two feedbacks: asked three times each, none of which made sense.
     assert sum(summary["agent_rejects"].values()) == summary["agent_calls"] == 6
     assert summary["agent_tokens"] > 0
     assert {trial.number for trial in result.archive.trials if trial.marks}
-    assert (tmp_path / "best.json").exists()
+    assert (tmp_path / "run" / "best.json").exists()

@@ -89,24 +89,30 @@ def _accuracy(trial: Trial) -> str:
     return f"accuracy {mean:.3f} [{low:.3f}, {high:.3f}] on {len(trial.marks)} questions"
 
 
-def _cost(name: str, cost: Cost, unit: float) -> str:
-    """Units, and seconds and dollars where they are known."""
+def _cost(name: str, cost: Cost, unit: float, *, timed: bool) -> str:
+    """Units, and dollars and (if ``timed``) seconds where they are known."""
     parts = [f"{cost.flops / unit:.2f} units"]
-    parts += [f"{cost.seconds:.3g} s"] if cost.seconds else []
+    parts += [f"{cost.seconds:.3g} s"] if cost.seconds and timed else []
     parts += [f"${cost.usd:.3g}"] if cost.usd else []
     return f"{name} {', '.join(parts)}"
 
 
-def trial_text(trial: Trial, unit: float, utility: float | None = None) -> str:
-    """Accuracy with its interval, utility, price, charge, shape and nodes of a trial."""
+def _timed(evidence: Evidence) -> bool:
+    """Whether seconds count. Where they do not they are not shown: no two runs measure the same, and all else may be the same."""
+    counted = () if evidence.objective is None else evidence.objective.resources
+    return "seconds" in counted or "seconds" in evidence.distribution.space.budget.limits
+
+
+def trial_text(trial: Trial, unit: float, utility: float | None = None, *, timed: bool = True) -> str:
+    """Accuracy with its interval, utility, price, charge, shape and nodes of a trial; seconds if they count (``timed``)."""
     shapes = " + ".join(
         f"{len(graph.nodes)} nodes, width {graph.width}, depth {graph.depth}" for graph in trial.plan.stages
     )
     parts = [_accuracy(trial)]
     parts += [f"stage {stage} alone {fmean(marks.values()):.3f}" for stage, marks in trial.stage_marks.items()]
     parts += [] if utility is None or utility == trial.accuracy else [f"utility {utility:.3f}"]
-    parts += [_cost("price", trial.price, unit)]
-    parts += [_cost("charge", trial.charge, unit)] if trial.marks else []
+    parts += [_cost("price", trial.price, unit, timed=timed)]
+    parts += [_cost("charge", trial.charge, unit, timed=timed)] if trial.marks else []
     outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(trial.outcomes.items()))
     parts += [f"replies {outcomes}"] if outcomes else []
     head = f"plan {trial.plan.id}: {'; '.join([*parts, shapes])}"
@@ -201,7 +207,7 @@ def _singles(evidence: Evidence, unit: float) -> list[str]:
     trials = [trial for trial in evidence.archive if all(len(graph.nodes) == 1 for graph in trial.plan.stages)]
     return [
         f"  {' then '.join(str(graph.nodes[0]) for graph in trial.plan.stages)}: {_accuracy(trial)}; "
-        f"{_cost('price', trial.price, unit)}"
+        f"{_cost('price', trial.price, unit, timed=_timed(evidence))}"
         for trial in sorted(trials, key=lambda trial: trial.number)
         if trial.marks
     ]
@@ -269,7 +275,7 @@ def _goal(evidence: Evidence) -> str:
 def render(evidence: Evidence) -> str:
     """Everything an agent is shown after a round."""
     space = evidence.distribution.space
-    unit = space.budget.unit
+    unit, timed = space.budget.unit, _timed(evidence)
     parts = [evidence.task] if evidence.task else []
     parts += [f"Round {evidence.round} of {evidence.rounds}.", _goal(evidence), space_text(space)]
     parts += _titled("Single models (accuracies with 95 % intervals, here and below):", _singles(evidence, unit))
@@ -277,9 +283,9 @@ def render(evidence: Evidence) -> str:
         parts.append(f"What you said in round {note.round} (mean utility {note.mean:.3f}): {note.critique}")
     parts += _last_round(evidence)
     parts.append(f"Plans of this round (mean utility {evidence.objective_mean:.3f}):")
-    parts += [trial_text(trial, unit, evidence.utility(trial)) for trial in evidence.trials]
+    parts += [trial_text(trial, unit, evidence.utility(trial), timed=timed) for trial in evidence.trials]
     parts.append("Best plans so far:")
-    parts += [trial_text(trial, unit, evidence.utility(trial)) for trial in evidence.archive[:_SHOWN]]
+    parts += [trial_text(trial, unit, evidence.utility(trial), timed=timed) for trial in evidence.archive[:_SHOWN]]
     parts += _failures(evidence)
     parts.append("Tables of probabilities:")
     parts.append(tables_text(evidence.distribution))

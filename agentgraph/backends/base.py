@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from agentgraph.request import Reply, Request
 
@@ -38,6 +39,8 @@ class Backend(ABC):
 
     timeout: float | None = None
     redundant: bool = False
+    log_folder: Path | None = None
+    """Where programs that it starts write their logs: the run's folder in a run, ``None`` for a temporary one."""
 
     def __init__(self, name: str, *, limit: int, has_logprobs: bool) -> None:
         self.name = name
@@ -63,6 +66,15 @@ class Backend(ABC):
         ------
         BackendError
             If it cannot be reached.
+        """
+
+    async def ready(self) -> None:  # noqa: B027  most have nothing to start
+        """Start what must be running before it can answer; called before the first request, and may be called again.
+
+        Raises
+        ------
+        BackendError
+            If that fails.
         """
 
     def fingerprint(self, model: str) -> str:

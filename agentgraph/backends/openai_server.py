@@ -174,7 +174,7 @@ class OpenAIServer(Backend):
 
     def _connected(self) -> AsyncOpenAI:
         if self._client is None:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+            from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
             timeout = Timeout(self.timeout, connect=min(self.timeout, 10.0))
             basic = {"Authorization": "Basic " + base64.b64encode(self._userinfo.encode()).decode()}
@@ -184,8 +184,9 @@ class OpenAIServer(Backend):
                 timeout=timeout,
                 max_retries=self.retries,
                 default_headers=basic if self._userinfo else None,
-                # A transport of our own has no __del__ that closes sockets late, under other clients' feet.
-                http_client=DefaultAsyncHttpxClient(verify=self.verify_tls, timeout=timeout),
+                # Over aiohttp a request takes two thirds of the processor time; and a transport of our own has no __del__ that
+                # closes sockets late, under other clients' feet.
+                http_client=DefaultAioHttpClient(verify=self.verify_tls, timeout=timeout),
             )
         return self._client
 
@@ -314,21 +315,31 @@ class OpenAIServer(Backend):
     def _of_connection(self, error: OpenAIError) -> BackendError:
         from openai import APITimeoutError
 
-        if isinstance(error, APITimeoutError):
+        # By name: the client's transport library differs between its major versions; and over aiohttp it calls some
+        # connections that broke off timeouts.
+        causes = _causes(error)
+        named = {kind.__name__: cause for cause in reversed(causes) for kind in type(cause).__mro__}
+        refused = named.get("ClientConnectorError") or named.get("ConnectError")
+        if refused is not None and "certificate verify failed" in str(refused).lower():
+            return BackendRefused(
+                f"{self.url} has a certificate that no known authority has signed ({self._shown(str(refused))}); name the "
+                f"authority's file in SSL_CERT_FILE, or set verify_tls=false of {self._mine}"
+            )
+        if refused is not None:
+            # A server that answered before may be on its way back.
+            return BackendRefused(
+                f"nobody answers at {self.url} ({self._shown(str(refused))}); start that server or change base_url "
+                f"of {self._mine}",
+                retry=self._answered,
+            )
+        broken = named.get("ServerDisconnectedError") or named.get("ClientOSError") or named.get("ClientPayloadError")
+        if isinstance(error, APITimeoutError) and broken is None:
             return BackendTimeout(
                 f"{self.url} did not answer within {self.timeout:g} s (tried {self.retries + 1} times); "
                 f"raise timeout of {self._mine} or look at the server"
             )
-        cause = error.__cause__
-        # By name: the client's transport library differs between its major versions.
-        if type(cause).__name__ == "ConnectError":
-            # A server that answered before may be on its way back.
-            return BackendRefused(
-                f"nobody answers at {self.url} ({self._shown(str(cause))}); start that server or change base_url "
-                f"of {self._mine}",
-                retry=self._answered,
-            )
-        what = f"{type(cause or error).__name__}: {cause or error}"
+        cause = broken or (causes[0] if causes else error)
+        what = f"{type(cause).__name__}: {cause}"
         return BackendDown(f"the connection to {self.url} broke off ({self._shown(what)}); look at the server's log")
 
     async def _of_status(self, error: APIStatusError, model: str | None) -> BackendError:
@@ -420,6 +431,16 @@ def _words(error: APIStatusError) -> str:
     text = said if isinstance(said, str) else json.dumps(said, default=str)
     named = [word for word in (error.param, error.code) if word and word not in text and not str(word).isdigit()]
     return " ".join(" ".join([text, *map(str, named)]).split())
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """What led to an error, the nearest first."""
+    causes: list[BaseException] = []
+    cause = error.__cause__
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return causes
 
 
 def _count(usage: object, name: str) -> int | None:

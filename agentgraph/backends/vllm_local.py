@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -13,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentgraph.backends.base import Backend
+from agentgraph.backends.local_model import SOUND, VLLM_RESOURCES, Spec, short, specs
 from agentgraph.errors import BackendError, BackendRefused, ConfigError
 from agentgraph.request import Reply, Request
 
@@ -30,17 +27,6 @@ _ENVIRONMENT: Final = {
 }
 """What vLLM reads from the environment; a variable that is set already stays as it is."""
 _OURS: Final = ("logprobs_mode", "skip_tokenizer_init")
-_RESOURCES: Final = (
-    *("gpu_memory_utilization", "kv_cache_memory_bytes", "enforce_eager", "max_num_seqs", "max_num_batched_tokens"),
-    *("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "max_model_len"),
-    *("enable_chunked_prefill", "enable_prefix_caching", "structured_outputs_config", "download_dir"),
-)
-"""Engine arguments that say how fast a model answers, not what."""
-_TOLD: Final = (".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt")  # files that make a model
-_WHOLE: Final = 2**28  # bytes; larger files are read in samples
-_STRIDE: Final = 2**22  # bytes from one sample to the next
-_SAMPLE: Final = 2**16  # bytes
-_SHOWN: Final = 300  # characters of vLLM's words in an error
 _ONE_AT_A_TIME: Final = threading.Lock()
 """vLLM keeps what it is computing in variables of its modules: no two engines of a process may run at once."""
 
@@ -74,7 +60,7 @@ class VllmLocal(Backend):
         super().__init__(name, limit=limit, has_logprobs=True)
         if limit < 1:
             raise ConfigError(f"backend {name!r}: limit={limit} must be at least 1")
-        self._specs = _specs(name, models)
+        self._specs = specs(name, models, ours=_OURS)
         self._worker: _Worker | None = None
 
     async def reply(self, request: Request) -> Reply:
@@ -98,14 +84,14 @@ class VllmLocal(Backend):
         BackendRefused
             If there is no such model.
         """
-        return self._spec(model).fingerprint()
+        return self._spec(model).fingerprint(VLLM_RESOURCES)
 
     async def close(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
 
-    def _spec(self, model: str) -> _Spec:
+    def _spec(self, model: str) -> Spec:
         if model not in self._specs:
             raise BackendRefused(
                 f"backend {self.name!r} serves {sorted(self._specs)}, not {model!r}; change served_as of the model, or add "
@@ -136,53 +122,24 @@ class VllmLocal(Backend):
         failures: tuple[type[Exception], ...]
         failures = (OSError, TypeError, KeyError, ImportError, AttributeError, RuntimeError, *_complaints())
         try:
-            arguments = vllm.EngineArgs(**spec.engine_arguments(cpu=_on_cpu()))
+            arguments = vllm.EngineArgs(**_engine_arguments(spec, cpu=_on_cpu()))
             return _Engine(spec, vllm.LLMEngine.from_engine_args(arguments))
         except failures as error:
             raise BackendRefused(
-                f"vLLM cannot run model {model!r} of backend {self.name!r} ({_short(error)}); change its engine arguments, "
+                f"vLLM cannot run model {model!r} of backend {self.name!r} ({short(error)}); change its engine arguments, "
                 f"which are {spec.arguments}"
             ) from error
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """One model as it was asked for."""
-
-    name: str
-    arguments: Mapping[str, Any]
-    template: Mapping[str, Any]
-
-    @property
-    def path(self) -> Path | None:
-        """Where the model is, if it is on this machine."""
-        path = Path(str(self.arguments["model"])).expanduser()
-        return path if path.exists() else None
-
-    def engine_arguments(self, *, cpu: bool) -> dict[str, Any]:
-        """All arguments of the engine: what is sound for our requests, unless told otherwise."""
-        sound: dict[str, Any] = {
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            # Models that do not want to end a reply otherwise fill it with blanks.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-        }
-        if not any(key.endswith("_parallel_size") for key in self.arguments):
-            sound["distributed_executor_backend"] = "uni"
-        if cpu:
-            # A seeded request whose prompt comes in two chunks ends vLLM's engine on a CPU.
-            sound["enable_chunked_prefill"] = False
-        model = str(self.path or self.arguments["model"])
-        return {**sound, **self.arguments, "model": model, "logprobs_mode": "raw_logprobs"}
-
-    def fingerprint(self) -> str:
-        """See `VllmLocal.fingerprint`."""
-        telling = {key: value for key, value in self.arguments.items() if key not in _RESOURCES}
-        if self.path is not None:
-            telling["model"] = _digest_of(self.path)
-        told = json.dumps([telling, dict(self.template)], sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        return digest if self.path is not None else f"{self.arguments['model']} {digest}"
+def _engine_arguments(spec: Spec, *, cpu: bool) -> dict[str, Any]:
+    """All arguments of the engine: what is sound for our requests, unless told otherwise."""
+    sound: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False, **SOUND}
+    if not any(key.endswith("_parallel_size") for key in spec.arguments):
+        sound["distributed_executor_backend"] = "uni"
+    if cpu:
+        # A seeded request whose prompt comes in two chunks ends vLLM's engine on a CPU.
+        sound["enable_chunked_prefill"] = False
+    return {**sound, **spec.arguments, "model": spec.model, "logprobs_mode": "raw_logprobs"}
 
 
 class _Row(NamedTuple):
@@ -200,7 +157,7 @@ _Outcome = tuple[_Row, Reply | Exception]
 class _Engine:
     """One model's engine and what it is at; used by the worker's thread only."""
 
-    spec: _Spec
+    spec: Spec
     engine: Any
     rows: dict[str, tuple[_Row, float]] = field(default_factory=dict)
     count: int = 0
@@ -215,24 +172,14 @@ class _Engine:
             If the engine does not take it.
         """
         try:
-            number = self._add(row.request, self._tokens(row.request))
+            number = self._add(row.request, self.spec.tokens(self.engine.get_tokenizer(), row.request))
         except _complaints() as error:
             raise BackendRefused(
-                f"model {self.spec.name!r} cannot be asked this ({_short(error)}); if the prompt is too long, give nodes fewer "
+                f"model {self.spec.name!r} cannot be asked this ({short(error)}); if the prompt is too long, give nodes fewer "
                 "parents or raise max_model_len; if its chat template does not fit, use another model or give a "
                 "chat_template in chat_template_kwargs"
             ) from error
         self.rows[number] = row, time.perf_counter()
-
-    def _tokens(self, request: Request) -> list[int]:
-        """The prompt in the model's chat form."""
-        messages = [
-            # Models now and then emit halves of surrogate pairs, which UTF-8 cannot carry.
-            {"role": speaker, "content": text.encode("utf-8", "replace").decode()}
-            for speaker, text in request.messages
-        ]
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, **self.spec.template}
-        return list(self.engine.get_tokenizer().apply_chat_template(messages, **options))
 
     def _add(self, request: Request, tokens: Sequence[int]) -> str:
         """Number of the request in the engine; asked without its schema if the engine refuses it with."""
@@ -245,7 +192,7 @@ class _Engine:
             number = self._ask(request, tokens, None)
             self.takes_schema = False
             logging.getLogger(__name__).warning(
-                "vLLM cannot hold %r to a JSON Schema (%s): asking without", self.spec.name, _short(error)
+                "vLLM cannot hold %r to a JSON Schema (%s): asking without", self.spec.name, short(error)
             )
             return number
 
@@ -408,7 +355,7 @@ class _Worker:
             except Exception as error:  # noqa: BLE001  as above
                 name = engine.spec.name
                 failure = BackendError(
-                    f"the engine of model {name!r} failed on {len(engine.rows)} requests ({_short(error)}); lower its "
+                    f"the engine of model {name!r} failed on {len(engine.rows)} requests ({short(error)}); lower its "
                     "max_num_seqs or max_model_len, and start again: what was answered is stored",
                     retry=False,
                 )
@@ -416,35 +363,6 @@ class _Worker:
                 outcomes += [(row, failure) for row, _ in engine.rows.values()]
                 self._engines[name] = failure
         return outcomes
-
-
-def _specs(backend: str, models: object) -> dict[str, _Spec]:
-    if not isinstance(models, Mapping) or not models:
-        raise ConfigError(f"backend {backend!r}: models={models!r} must name one or more, such as {{m: path/to/m}}")
-    return {str(model): _spec(backend, str(model), given) for model, given in models.items()}
-
-
-def _spec(backend: str, name: str, given: object) -> _Spec:
-    arguments = {"model": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
-    template = arguments.pop("chat_template_kwargs", None) or {}
-    what = f"backend {backend!r}: model {name!r}"
-    if not isinstance(arguments.get("model"), str) or not arguments["model"]:
-        raise ConfigError(
-            f"{what}: {given!r} names no model; give a folder or Hugging Face id, such as {{model: path/to/m}}"
-        )
-    if not isinstance(template, Mapping):
-        raise ConfigError(
-            f"{what}: chat_template_kwargs={template!r} must be a mapping, such as {{enable_thinking: false}}"
-        )
-    taken = sorted(set(arguments) & set(_OURS))
-    if taken:
-        raise ConfigError(f"{what} must not set {', '.join(taken)}; replies depend on ours")
-    spec = _Spec(name, arguments, template)
-    if spec.path is None and arguments["model"].startswith(("/", "./", "../", "~")):
-        raise ConfigError(
-            f"{what}: there is no {arguments['model']}; give a folder that is there, or a Hugging Face id"
-        )
-    return spec
 
 
 def _on_cpu() -> bool:
@@ -459,30 +377,3 @@ def _complaints() -> tuple[type[Exception], ...]:
     from vllm import exceptions
 
     return ValueError, TemplateError, getattr(exceptions, "VLLMError", ValueError)
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-
-
-def _digest_of(path: Path) -> str:
-    """Digest of a model's files: those of a folder, or the one file it is."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    told = [file for file in files if file.suffix in _TOLD and file.is_file()]
-    parts = [(file.name, _digest(file, file.stat().st_size, file.stat().st_mtime_ns)) for file in told]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@cache
-def _digest(path: Path, size: int, _written: int) -> str:
-    """Digest of a file, of its size and samples where it is large."""
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= _WHOLE:
-            digest.update(file.read())
-        else:
-            for start in range(0, size, _STRIDE):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()

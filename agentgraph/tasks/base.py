@@ -102,10 +102,13 @@ class Task(ABC):
         Conf name of the task.
     stages
         In the order they run; one for most tasks. What a stage answers is handed on by `asked`.
+    slow_marks
+        Whether `mark` may take longer than some milliseconds: then it is called in a thread, several at once.
     """
 
     name: str
     stages: tuple[Stage, ...]
+    slow_marks: bool = False
 
     def __init__(self, sizes: Mapping[str, int | None] | None = None) -> None:
         self.sizes = dict(sizes or {})

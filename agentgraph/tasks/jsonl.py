@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import importlib
+import logging
 import re
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
+from agentgraph.answers import after_thinking, letter
 from agentgraph.errors import TaskError
+from agentgraph.questions import Row, json_lines, read_text, with_options
 from agentgraph.request import stable_hash
 from agentgraph.tasks.base import Lengths, Question, Stage, Task
 
@@ -20,7 +26,10 @@ _FORMATS: Final = {
     "exact": "End with a line 'Answer: <your answer>'.",
     "numeric": "End with a line 'Answer: <number>'.",
     "regex": "",
+    "choice": "End with a line 'The answer is (X)', X being the option's letter.",
+    "function": "",
 }
+_Finder = Callable[[str], str | None]
 
 
 class JsonlStage(Stage):
@@ -31,20 +40,20 @@ class JsonlStage(Stage):
     instructions
         What the models are told; the required format of the answer is added.
     match
-        'exact', 'numeric' or 'regex' (``pattern`` finds the answer; its first group, if it has one).
+        As of `Jsonl`.
+    find
+        Finds the answer in a reply whose reasoning is gone.
     """
 
     name = "answer"
 
-    def __init__(
-        self, *, instructions: str, match: str, pattern: str | None, max_tokens: int, lengths: Lengths
-    ) -> None:
+    def __init__(self, *, instructions: str, match: str, find: _Finder, max_tokens: int, lengths: Lengths) -> None:
         self.instructions = f"{instructions} {_FORMATS[match]}".strip()
         self.max_tokens, self.lengths = max_tokens, lengths
-        self._find = _finder(match, pattern)
+        self._find = find
 
     def extract(self, text: str) -> str | None:
-        return self._find(text)
+        return self._find(after_thinking(text))
 
 
 class Jsonl(Task):
@@ -59,15 +68,28 @@ class Jsonl(Task):
     instructions
         What the models are told beside the question.
     match
-        How answers are compared: 'exact' (ignoring case and outer spaces), 'numeric', or 'regex'.
+        How answers are compared: 'exact' (ignoring case and outer spaces), 'numeric', 'regex' (what ``pattern`` finds, compared
+        like 'exact'), 'choice' (options named A, B, …; gold is the letter, the place from 0, or the text of one) or 'function'.
     pattern
-        For ``match='regex'``: finds the answer in a reply.
+        For 'regex', and if wished 'function': finds the answer in a reply (its first group, if it has one).
+    choices
+        For 'choice': name of the field that holds the list of options.
+    function
+        For 'function': 'package.module:name' or 'file.py:name' of a function that gives a mark in [0, 1] for (answer, gold),
+        both texts. It is called in a thread, one call at a time. No plan file ever names it.
+    skip_bad
+        Leave out lines without a question or gold answer and say how many, instead of refusing the file.
     max_tokens
         Limit of generated tokens of one call.
     output_tokens
         Expected generated tokens of one call, until measured.
     sizes
         How many questions of each split to use; ``None`` takes all.
+
+    Attributes
+    ----------
+    skipped
+        How many lines were left out.
 
     Raises
     ------
@@ -86,34 +108,40 @@ class Jsonl(Task):
         instructions: str = "Answer the question.",
         match: str = "exact",
         pattern: str | None = None,
+        choices: str = "choices",
+        function: str | None = None,
+        skip_bad: bool = False,
         max_tokens: int = 1024,
         output_tokens: float = 200.0,
         sizes: Mapping[str, int | None] | None = None,
     ) -> None:
         super().__init__(sizes)
-        if match not in _FORMATS:
-            raise TaskError(f"task.match={match!r} is unknown; use one of {', '.join(_FORMATS)}")
+        _check(match, pattern, function)
         if type(max_tokens) is not int or max_tokens < 1:
             raise TaskError(f"task.max_tokens={max_tokens!r} must be a whole number of at least 1")
         if not output_tokens > 0:
             raise TaskError(f"task.output_tokens={output_tokens!r} must be positive")
-        if (match == "regex") != (pattern is not None):
-            raise TaskError(
-                f"task.match={match!r} with task.pattern={pattern!r}: a pattern goes with match=regex, and only there"
+        self._match, self._function = match, _load(function) if function else None
+        self._function_name, self._turn = function, threading.Lock()
+        self.slow_marks = function is not None
+        find = _finder(match, pattern)
+        reader = _Reader(question, gold, choices if match == "choice" else None, numeric=match == "numeric")
+        questions, self.skipped = reader.read(Path(path).expanduser(), skip_bad=skip_bad)
+        if self.skipped:
+            logging.getLogger(__name__).warning(
+                "%s: %d lines without question or gold answer were left out", path, self.skipped
             )
-        self._match = match
-        self._questions = _read(Path(path).expanduser(), question, gold)
         by_split: dict[str, list[Question]] = {split: [] for split in _SHARES}
-        for entry in self._questions:
+        for entry in questions:
             by_split[_split(entry.text)].append(entry)
         self._by_split = by_split
         smallest = min(by_split, key=lambda split: len(by_split[split]))
         if len(by_split[smallest]) < _FEWEST:
             raise TaskError(
-                f"{path} has {len(self._questions)} distinct questions, {len(by_split[smallest])} of them for {smallest}; "
+                f"{path} has {len(questions)} distinct questions, {len(by_split[smallest])} of them for {smallest}; "
                 f"each split needs {_FEWEST}, so give at least {6 * _FEWEST} questions"
             )
-        characters = sum(len(entry.text) for entry in self._questions) / len(self._questions) + len(instructions)
+        characters = sum(len(entry.text) for entry in questions) / len(questions) + len(instructions)
         lengths = Lengths(
             prompt=characters / _CHARACTERS_PER_TOKEN,
             output={"solve": min(output_tokens, max_tokens)},
@@ -121,13 +149,15 @@ class Jsonl(Task):
             word={"refine": 60.0, "fuse": 60.0},
         )
         self.stages = (
-            JsonlStage(instructions=instructions, match=match, pattern=pattern, max_tokens=max_tokens, lengths=lengths),
+            JsonlStage(instructions=instructions, match=match, find=find, max_tokens=max_tokens, lengths=lengths),
         )
 
     def pool(self, split: str) -> Sequence[Question]:
         return self._by_split[split]
 
     def mark(self, answer: str, question: Question) -> float:
+        if self._function is not None:
+            return self._by_function(self._function, answer, question)
         if self._match == "numeric":
             given, gold = _number(answer), _number(question.gold)
             if given is None or gold is None:
@@ -136,38 +166,101 @@ class Jsonl(Task):
             return float(given == gold if whole else abs(given - gold) <= 1e-6 * max(1.0, abs(gold)))
         return float(_plain(answer) == _plain(question.gold))
 
+    def _by_function(self, function: Callable[[str, str], object], answer: str, question: Question) -> float:
+        told = f"task.function={self._function_name} for answer {answer[:60]!r}, gold {question.gold[:60]!r}"
+        with self._turn:
+            try:
+                mark = function(answer, question.gold)
+            except Exception as error:
+                raise TaskError(
+                    f"{told} raised {type(error).__name__}: {error}; it must give a mark for any answer"
+                ) from error
+        if not isinstance(mark, int | float) or not 0.0 <= mark <= 1.0:
+            raise TaskError(f"{told} gave {mark!r}; it must give a number from 0 to 1")
+        return float(mark)
 
-def _read(path: Path, question: str, gold: str) -> list[Question]:
+
+def _check(match: str, pattern: str | None, function: str | None) -> None:
+    if match not in _FORMATS:
+        raise TaskError(f"task.match={match!r} is unknown; use one of {', '.join(_FORMATS)}")
+    if match != "function" and (match == "regex") != (pattern is not None):
+        raise TaskError(
+            f"task.match={match!r} with task.pattern={pattern!r}: a pattern goes with match=regex (or function), and only there"
+        )
+    if (match == "function") != (function is not None):
+        raise TaskError(
+            f"task.match={match!r} with task.function={function!r}: a function goes with match=function, and only there"
+        )
+
+
+def _load(named: str) -> Callable[[str, str], object]:
+    """The function that 'package.module:name' or 'file.py:name' names."""
+    place, _, name = named.rpartition(":")
+    if not place or not name.isidentifier():
+        raise TaskError(f"task.function={named!r} must be 'package.module:name' or 'file.py:name'")
     try:
-        # Not splitlines(): JSON strings may hold U+2028 and other characters that it takes for the end of a line.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise TaskError(f"task.path={path} does not exist; name a file with one JSON object per line") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"cannot read task.path={path}: {error}; it must be a UTF-8 text file") from error
-    found: dict[str, Question] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            entry = _entry(path, number, line, (question, gold))
-            text = str(entry[question])
-            found.setdefault(text, Question(f"{stable_hash(text):016x}", text, str(entry[gold])))
-    return list(found.values())
+        module = _from_file(Path(place).expanduser()) if place.endswith(".py") else importlib.import_module(place)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise TaskError(
+            f"task.function={named!r} cannot be imported: {error}; name an installed module, or a file as 'file.py:name'"
+        ) from error
+    function: Callable[[str, str], object] | None = getattr(module, name, None)
+    if not callable(function):
+        raise TaskError(f"task.function={named!r}: {place} has no function {name!r}")
+    return function
 
 
-def _entry(path: Path, number: int, line: str, fields: tuple[str, str]) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise TaskError(f"{path}, line {number} is not JSON ({error}): {line[:80]!r}") from error
-    if not isinstance(entry, dict):
-        raise TaskError(f"{path}, line {number} is not a JSON object: {line[:80]!r}; write {{…}} on each line")
-    for key, field in zip(("question", "gold"), fields, strict=True):
-        if entry.get(field) in (None, ""):
+def _from_file(path: Path) -> ModuleType:
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look there
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))  # noqa: S102  named by the user
+    return module
+
+
+class _Reader:
+    """Makes questions of lines."""
+
+    def __init__(self, question: str, gold: str, choices: str | None, *, numeric: bool) -> None:
+        self.fields = {"question": question, "gold": gold, **({} if choices is None else {"choices": choices})}
+        self.numeric = numeric
+
+    def read(self, path: Path, *, skip_bad: bool) -> tuple[list[Question], int]:
+        """The distinct questions of a file, and how many lines were left out."""
+        found: dict[str, Question] = {}
+        skipped = 0
+        for place, row in json_lines(path, read_text(path)):
+            try:
+                entry = self._question(place, row)
+            except TaskError:
+                if not skip_bad:
+                    raise
+                skipped += 1
+                continue
+            found.setdefault(entry.text, entry)
+        return list(found.values()), skipped
+
+    def _question(self, place: str, row: Row) -> Question:
+        values: dict[str, Any] = {}
+        for key, field in self.fields.items():
+            values[key] = row.get(field)
+            if values[key] in (None, ""):
+                raise TaskError(
+                    f"{place} has no {field!r} (fields: {', '.join(map(str, row)) or 'none'}); "
+                    f"add it or name the field with task.{key}=… (task.skip_bad=true leaves such lines out)"
+                )
+        text, gold = str(values["question"]), str(values["gold"])
+        if self.numeric and _number(gold) is None:
             raise TaskError(
-                f"{path}, line {number} has no {field!r} (fields: {', '.join(map(str, entry)) or 'none'}); "
-                f"add it or name the field with task.{key}=…"
+                f"{place}: gold answer {gold[:80]!r} holds no number; use match=exact, or task.skip_bad=true"
             )
-    return entry
+        if "choices" in values:
+            if not isinstance(values["choices"], list):
+                raise TaskError(
+                    f"{place}: {self.fields['choices']!r} must be a list of options, got {values['choices']!r}"
+                )
+            text, gold = with_options(place, text, values["choices"], values["gold"], "Z")
+        return Question(f"{stable_hash(text):016x}", text, gold)
 
 
 def _split(text: str) -> str:
@@ -175,11 +268,10 @@ def _split(text: str) -> str:
     return next(split for split, (low, high) in _SHARES.items() if low <= place < high)
 
 
-def _finder(match: str, pattern: str | None) -> Callable[[str], str | None]:
-    if match == "numeric":
-        return _last_number
+def _finder(match: str, pattern: str | None) -> _Finder:
     if pattern is None:
-        return _after_answer
+        whole: Mapping[str, _Finder] = {"numeric": _last_number, "choice": lambda text: letter(text, "Z")}
+        return whole.get(match, _after_answer if match == "exact" else lambda text: text or None)
     try:
         compiled = re.compile(pattern)
     except re.error as error:

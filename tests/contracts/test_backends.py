@@ -2,31 +2,36 @@
 
 import asyncio
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
 from servers.loopback import error
-from standin import EmbeddedStandIn, ask
+from standin import EmbeddedStandIn, TransformersStandIn, ask
 
 import agentgraph.backends
 from agentgraph.backends.base import Backend
 from agentgraph.backends.openai_server import OpenAIServer
 from agentgraph.backends.scripted import Scripted
 from agentgraph.backends.vllm_local import VllmLocal
+from agentgraph.backends.vllm_server import VllmServer
 from agentgraph.errors import BackendError, BackendRefused
 from agentgraph.request import Reply
 
+FAKE = [sys.executable, str(Path(__file__).parent.parent / "fake_vllm_command.py")]
 FOLDER = Path(agentgraph.backends.__file__).parent
 
 
-@pytest.fixture(params=["embedded", "openai_server", "scripted", "vllm_local"])
+@pytest.fixture(params=["embedded", "openai_server", "scripted", "transformers_local", "vllm_local", "vllm_server"])
 def backend(request, loopback, tmp_path, vllm):  # noqa: ARG001  a stand-in for the import
     """One of the family, serving the model 'm'."""
     return {
         "embedded": lambda: EmbeddedStandIn(tmp_path, ["m"]),
         "openai_server": lambda: OpenAIServer(loopback.url, retries=0),
         "scripted": lambda: Scripted(lambda _: "ok", models=["m"], latency=0.001),
+        "transformers_local": TransformersStandIn,
         "vllm_local": lambda: VllmLocal({"m": "org/m"}),
+        "vllm_server": lambda: VllmServer({"m": "org/m"}, command=FAKE),
     }[request.param]()
 
 
@@ -42,13 +47,15 @@ def with_backend(backend, work):
 
 def test_every_member_is_here():
     members = {path.stem for path in FOLDER.iterdir() if path.suffix == ".py" or path.name == "embedded"}
-    assert members - {"__init__", "base"} == {
+    assert members - {"__init__", "base", "batching", "leash", "local_model"} == {
         "embedded",
         "openai_server",
         "recorded",
         "scripted",
         "synthetic",
+        "transformers_local",
         "vllm_local",
+        "vllm_server",
     }
 
 
@@ -74,7 +81,8 @@ def test_many_at_once_come_back_to_whom_they_belong(backend):
         assert [b - a for a, b in itertools.pairwise(counts)] == [1] * 38
 
 
-def test_served(backend):
+def test_served(backend, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     assert with_backend(backend, lambda b: b.served()) == ("m",)
 
 
@@ -114,16 +122,19 @@ def test_fingerprint_is_text(backend):
     assert isinstance(backend.fingerprint("m"), str)
 
 
-@pytest.mark.parametrize("failing", ["embedded", "openai_server", "scripted", "vllm_local"])
+@pytest.mark.parametrize("failing", ["embedded", "openai_server", "scripted", "transformers_local", "vllm_local"])
 def test_failures_of_the_service_are_backend_errors(failing, loopback, tmp_path, vllm):
     loopback.script = lambda *_: error(500)
     embedded = EmbeddedStandIn(tmp_path, ["m"])
     embedded.stand_ins["m"].failure = RuntimeError("out of memory")
     vllm.failure = RuntimeError("out of memory")
+    transformers = TransformersStandIn()
+    transformers.failure = RuntimeError("out of memory")
     backend = {
         "embedded": embedded,
         "openai_server": OpenAIServer(loopback.url, retries=0),
         "scripted": Scripted([BackendError("down")]),
+        "transformers_local": transformers,
         "vllm_local": VllmLocal({"m": "org/m"}),
     }[failing]
     with pytest.raises(BackendError):

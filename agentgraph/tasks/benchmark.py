@@ -1,0 +1,246 @@
+"""What the public benchmarks share: rows to questions, fixed splits, an extractor, and marks that are found once.
+
+A member says how a row becomes a question, what an answer looks like and what it is worth. The official test questions are cut into
+train 50 %, validation 25 %, test 25 % in the order of a hash of seed and question, so scores are of our test quarter.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final
+
+from agentgraph.answers import letter, program
+from agentgraph.errors import TaskError
+from agentgraph.questions import SAMPLE, Hub, Row, rows, with_options
+from agentgraph.request import stable_hash
+from agentgraph.sandbox import Limits, Sandbox
+from agentgraph.tasks.base import SPLITS, Lengths, Question, Stage, Task
+
+__all__ = ["Benchmark", "ChoiceBenchmark", "CodeBenchmark", "as_question", "field", "first_field"]
+
+_FEWEST: Final = 8  # questions in all
+_CHARACTERS_PER_TOKEN: Final = 4.0  # a rule of thumb; measured lengths replace it before the first round
+
+
+class BenchmarkStage(Stage):
+    """Asks the question as it stands, and reads replies as its task does."""
+
+    name = "answer"
+
+    def __init__(self, task: Benchmark, max_tokens: int, lengths: Lengths) -> None:
+        self.instructions, self.max_tokens, self.lengths = task.instructions, max_tokens, lengths
+        self._extract = task.extract
+
+    def extract(self, text: str) -> str | None:
+        return self._extract(text)
+
+
+class Benchmark(Task):
+    """A public benchmark.
+
+    Parameters
+    ----------
+    path
+        'sample' (what ships with the package), 'hub' (Hugging Face, needs the extra ``data``), or a file or folder in the
+        benchmark's own format or as JSON lines with the same fields.
+    revision
+        Commit of the dataset, for 'hub'.
+    seed
+        Another seed, other splits.
+    max_tokens
+        Limit of generated tokens of one call.
+    output_tokens
+        Expected generated tokens of one call, until measured.
+    sizes
+        How many questions of each split to use; ``None`` takes all.
+
+    Raises
+    ------
+    TaskError
+        If the questions cannot be had or read.
+
+    Attributes
+    ----------
+    hub
+        Where Hugging Face has it.
+    instructions
+        What the models are told: the task, and the form of the answer that `extract` reads.
+    edge
+        Tokens that an answer adds to the prompt of a node that receives it.
+    columns
+        Of its .csv files, if they have no head.
+    """
+
+    hub: ClassVar[Hub]
+    instructions: ClassVar[str]
+    edge: ClassVar[float] = 10.0
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        path: str = SAMPLE,
+        *,
+        revision: str | None = None,
+        seed: int = 0,
+        max_tokens: int = 1024,
+        output_tokens: float = 250.0,
+        sizes: Mapping[str, int | None] | None = None,
+    ) -> None:
+        super().__init__(sizes)
+        if type(max_tokens) is not int or max_tokens < 1:
+            raise TaskError(f"task.max_tokens={max_tokens!r} must be a whole number of at least 1")
+        if not output_tokens > 0:
+            raise TaskError(f"task.output_tokens={output_tokens!r} must be positive")
+        found: dict[str, Question] = {}
+        for place, row in rows(path, sample=self.name, hub=self.hub, revision=revision, columns=self.columns):
+            question = self.question(place, row)
+            found.setdefault(question.text, question)
+        self._by_split = _split(list(found.values()), seed, path)
+        characters = sum(map(len, found)) / len(found) + len(self.instructions)
+        lengths = Lengths(
+            prompt=characters / _CHARACTERS_PER_TOKEN,
+            output={"solve": min(output_tokens, max_tokens)},
+            edge=self.edge,
+            word={"refine": 60.0, "fuse": 60.0},
+        )
+        self.stages = (BenchmarkStage(self, max_tokens, lengths),)
+        self._marks: dict[tuple[str, str], float] = {}
+
+    @abstractmethod
+    def question(self, place: str, row: Row) -> Question:
+        """The question of a row; ``place`` names the row in errors."""
+
+    @abstractmethod
+    def extract(self, text: str) -> str | None:
+        """The answer in a reply, in a form that is the same for the same answer; ``None`` if there is none."""
+
+    @abstractmethod
+    def judge(self, answer: str, question: Question) -> float:
+        """Mark in [0, 1] of an answer."""
+
+    def pool(self, split: str) -> Sequence[Question]:
+        return self._by_split[split]
+
+    def mark(self, answer: str, question: Question) -> float:
+        """`judge`, asked once for the same answer."""
+        key = (question.id, answer)
+        known = self._marks.get(key)
+        if known is None:
+            known = self._marks[key] = self.judge(answer, question)
+        return known
+
+
+class ChoiceBenchmark(Benchmark):
+    """Options named A, B, …; the answer is a letter."""
+
+    instructions = (
+        "Choose the best option. Reason briefly, then end with a line 'The answer is (X)', X being the option's letter."
+    )
+    edge = 4.0
+    last: ClassVar[str]
+    """The last letter that a question of this benchmark may have."""
+
+    def extract(self, text: str) -> str | None:
+        return letter(text, self.last)
+
+    def judge(self, answer: str, question: Question) -> float:
+        return float(answer == question.gold)
+
+    def chosen(self, place: str, asked: str, options: Sequence[object], gold: object) -> Question:
+        """A question with its options; ``gold`` is the letter, place or text of the best one."""
+        return as_question(*with_options(place, asked, options, gold, self.last))
+
+
+class CodeBenchmark(Benchmark):
+    """The answer is a Python program; it is right if tests pass, in the sandbox.
+
+    Parameters
+    ----------
+    seconds, memory_mb
+        What one program may use: processor time, and MiB of memory.
+
+    Raises
+    ------
+    SandboxError
+        If generated code cannot be run safely on this system.
+    """
+
+    edge = 150.0
+    slow_marks = True
+
+    def __init__(
+        self,
+        path: str = SAMPLE,
+        *,
+        seconds: int = 5,
+        memory_mb: int = 512,
+        revision: str | None = None,
+        seed: int = 0,
+        max_tokens: int = 1024,
+        output_tokens: float = 250.0,
+        sizes: Mapping[str, int | None] | None = None,
+    ) -> None:
+        self._sandbox = Sandbox(Limits(seconds, memory_mb))
+        self._tests: dict[str, tuple[str, tuple[str, ...], str]] = {}
+        super().__init__(
+            path, revision=revision, seed=seed, max_tokens=max_tokens, output_tokens=output_tokens, sizes=sizes
+        )
+
+    def extract(self, text: str) -> str | None:
+        return program(text)
+
+    def tested(self, text: str, solution: str, tests: str, names: Sequence[str], before: str = "") -> Question:
+        """A question with its tests: ``names`` are the functions they call, ``before`` goes before every program."""
+        question = as_question(text, solution)
+        self._tests[question.id] = (tests, tuple(names), before)
+        return question
+
+    def judge(self, answer: str, question: Question) -> float:
+        tests, names, before = self._tests[question.id]
+        if not all(name in answer for name in names):  # it cannot define them
+            return 0.0
+        return float(self._sandbox.run(f"{before}\n{answer}", tests, names).passed)
+
+
+def field(place: str, row: Row, *names: str) -> str:
+    """The first of these fields that a row has, as text.
+
+    Raises
+    ------
+    TaskError
+        If it has none, or an empty one.
+    """
+    value = first_field(place, row, *names)
+    if not isinstance(value, str | int | float) or not str(value).strip():
+        raise TaskError(f"{place}: {names[0]}={value!r} must be a text that is not empty")
+    return str(value)
+
+
+def first_field(place: str, row: Row, *names: str) -> object:
+    """The first of these fields that a row has.
+
+    Raises
+    ------
+    TaskError
+        If it has none.
+    """
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise TaskError(
+        f"{place} has no {' or '.join(map(repr, names))} (fields: {', '.join(map(str, row)) or 'none'}); add it"
+    )
+
+
+def as_question(text: str, gold: str) -> Question:
+    """A question that is named by a hash of its text."""
+    return Question(f"{stable_hash(text):016x}", text, gold)
+
+
+def _split(questions: Sequence[Question], seed: int, path: str) -> dict[str, list[Question]]:
+    if len(questions) < _FEWEST:
+        raise TaskError(f"task.path={path} has {len(questions)} distinct questions; give at least {_FEWEST}")
+    ordered = sorted(questions, key=lambda question: stable_hash("split", seed, question.text))
+    half, rest = len(ordered) // 2, len(ordered) * 3 // 4
+    return dict(zip(SPLITS, (ordered[:half], ordered[half:rest], ordered[rest:]), strict=True))
