@@ -106,7 +106,7 @@ def pick(run: str | Path, *, objective: Objective | None = None, **budget: float
     objective
         What is best within the budget; ``None`` takes accuracy.
     **budget
-        Limits of a question's cost: ``units``, ``flops``, ``calls``, ``tokens``, ``usd``, ``seconds``.
+        Limits of a question's cost: ``units``, ``flops``, ``calls``, ``tokens``, ``usd``, ``seconds``, ``tts_units``.
 
     Raises
     ------

@@ -96,6 +96,8 @@ class Calls:
     ----------
     counts
         What was done so far.
+    blind
+        Names of models that replied without a log-probability.
     ended
         Of the work in progress: done when going on is no use.
     """
@@ -106,12 +108,14 @@ class Calls:
         self.backends, self.store = backends, store
         self.failure_share, self.outage, self.timed = failure_share, outage, timed
         self.counts = Counts()
+        self.blind: set[str] = set()
         self.ended: asyncio.Future[None] | None = None
         self._in_flight: dict[str, list[asyncio.Future[Reply | None]] | None] = {}  # with those who wait for the same
         self._sent: dict[str, float] = {}  # when those in flight were sent, if timed
         self._unawaited: set[asyncio.Task[Reply]] = set()  # calls that have a time limit: they live on when it is over
         self._gates: dict[str, Gate] = {}
         self._answered: set[str] = set()  # backends that replied at least once
+        self._ready: set[str] = set()  # backends that were started
         self._flush_due = False
         self._broken: BaseException | None = None
 
@@ -171,11 +175,15 @@ class Calls:
         """
         stored = self.store.get(request.key)
         if within is None:
-            return stored or await self._reply(request, model)
-        reply = stored or await self._in_time(request, model, within)
-        if reply is None or (reply.seconds or 0.0) > within:
-            self.counts.late += 1
-            return None
+            reply = stored or await self._reply(request, model)
+        else:
+            in_time = stored or await self._in_time(request, model, within)
+            if in_time is None or (in_time.seconds or 0.0) > within:
+                self.counts.late += 1
+                return None
+            reply = in_time
+        if reply.logprob is None and reply.text:  # from the store as well: a run that goes on must see the same
+            self.blind.add(model.name)
         return reply
 
     async def _in_time(self, request: Request, model: Model, within: float) -> Reply | None:
@@ -257,10 +265,14 @@ class Calls:
         while True:
             await gate.enter()
             start = asyncio.get_running_loop().time()
-            if self.timed:
-                self._sent[request.key] = start
             try:
                 self.check_broken()  # what waited for a place is not asked of a service that is of no use
+                if backend.name not in self._ready:
+                    await backend.ready()
+                    self._ready.add(backend.name)
+                    start = asyncio.get_running_loop().time()  # how long it took to start is nothing to the request
+                if self.timed:
+                    self._sent[request.key] = start
                 reply = await (self._hedged(request, backend, gate) if backend.redundant else backend.reply(request))
             except BackendError as error:
                 failure = error

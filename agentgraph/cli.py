@@ -1,10 +1,12 @@
-"""The command line: ``agentgraph search | pick | replay | show | check``, with Hydra underneath."""
+"""The command line: ``agentgraph search | pick | replay | verify | fit | show | check``, with Hydra underneath."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +26,8 @@ HELP: Final = f"""agentgraph {__version__}: find the collaboration graph of lang
   agentgraph search run=<folder>                go on where an earlier search stopped
   agentgraph pick run=<folder> budget.units=4   another plan of that search, for another budget
   agentgraph replay plan=best.json [key=value]  run a found plan on questions
+  agentgraph verify run=<folder>                does a search come to the same again, from its replies alone
+  agentgraph fit run=<folder>                   how the best plan grows with the budget, how votes saturate
   agentgraph show plan=best.json [out=p.svg]    draw a plan: tree, .mmd, .svg or .png
   agentgraph check [key=value …]                are the models there, and what does a solve by each cost
 
@@ -54,21 +58,29 @@ def main() -> None:
     if arguments[0] == "--version":
         print(f"agentgraph {__version__}")
         return
+    # A cluster that wants its machine back is obeyed as Ctrl-C is: what is in flight is waited for and stored.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _dispatch(arguments[0], arguments[1:])
     except AgentGraphError as error:
         print(f"agentgraph: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(
-            "\nagentgraph: stopped; what was answered is stored, go on with: agentgraph search run=<folder>",
-            file=sys.stderr,
-        )
+        print("\nagentgraph: stopped", file=sys.stderr)
         sys.exit(130)
 
 
 def _dispatch(command: str, arguments: list[str]) -> None:
-    commands = {"search": _search, "pick": _pick, "replay": _replay, "show": _show, "check": _check}
+    commands = {
+        "search": _search,
+        "pick": _pick,
+        "replay": _replay,
+        "verify": _verify,
+        "fit": _fit,
+        "show": _show,
+        "check": _check,
+    }
     if command not in commands:
         raise ConfigError(f"{command!r} is no command; there are {', '.join(commands)} (agentgraph --help)")
     from agentgraph.config import complete, conf_folder, load, prepared
@@ -126,9 +138,7 @@ def _go_on(path: Path, overrides: list[str]) -> None:
     from agentgraph.run_folder import RunFolder
     from agentgraph.store import write_atomically
 
-    if not (path / "config.yaml").exists():
-        raise ConfigError(f"run={path} is no run folder: it has no config.yaml; name the folder of an earlier search")
-    config = read_config(path / "config.yaml")
+    config = read_config(_run_path(path) / "config.yaml")
     elsewhere = [override for override in overrides if override.startswith(("cluster=", "cluster."))]
     if elsewhere:
         _move(config, elsewhere)
@@ -170,7 +180,12 @@ def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: 
     from agentgraph.run import run
     from agentgraph.watch import choose
 
-    result = run(setup, folder=folder, watcher=choose(sys.stderr))
+    try:
+        result = run(setup, folder=folder, watcher=choose(sys.stderr))
+    except KeyboardInterrupt:
+        again = shlex.join(["agentgraph", "search", f"run={folder.path}"])
+        print(f"\nagentgraph: stopped; what was answered is stored, go on with: {again}", file=sys.stderr)
+        sys.exit(130)
     best, summary = result.best, result.summary
     print(
         f"\nTest questions: {best.scores[-1].questions} (used for nothing else). Budget {best.budget.budget().text()}.\n"
@@ -279,6 +294,53 @@ def _replay(config: DictConfig) -> None:
                 f"When it was found: {score.accuracy:.4f} [{score.low:.4f}, {score.high:.4f}] on {score.questions} "
                 f"{score.split} questions; now {result.scored.accuracy:.4f}"
             )
+
+
+def _verify(config: DictConfig) -> None:
+    from agentgraph.config import build_search, read_config
+    from agentgraph.run_folder import RunFolder
+    from agentgraph.verify import verify
+    from agentgraph.watch import choose
+
+    path = _run_path(config.run)
+    verified = verify(build_search(read_config(path / "config.yaml")), RunFolder(path), choose(sys.stderr))
+    print(
+        f"{verified.trials:,} lines of the archive, {verified.calls:,} calls needed, all from the store; the same as in {path}:"
+    )
+    for name, equal in verified.equal.items():
+        print(f"  {name:<14} {'yes, byte for byte' if equal else 'NO'}")
+    if not all(verified.equal.values()):
+        sys.exit(1)
+
+
+def _fit(config: DictConfig) -> None:
+    import json
+
+    from agentgraph.archive import Archive
+    from agentgraph.run_folder import RunFolder
+    from agentgraph.scaling import laws, plot, table
+
+    folder = RunFolder(_run_path(config.run))
+    if not folder.summary.exists():
+        raise ConfigError(f"run={config.run} has no summary.json: the search is not finished; go on with search run=…")
+    unit = float(json.loads(folder.summary.read_text(encoding="utf-8"))["budget"]["unit_flops"])
+    trials = Archive(folder.trials, keep=folder.trials.stat().st_size).trials
+    found = laws(trials, unit, seed=config.seed)
+    for row in table(found):
+        print(f"{row['what']:<44} {row['law']:<32} {row['constants']}")
+        if row["doubt"]:
+            print(f"{'':<44} not to be relied on: {row['doubt']}")
+    if config.plot:
+        for path in plot(found, folder.path / "fits"):
+            print(path)
+
+
+def _run_path(given: object) -> Path:
+    """The folder of a search."""
+    path = Path(str(given)).expanduser()
+    if not (path / "config.yaml").exists():
+        raise ConfigError(f"run={path} is no run folder: it has no config.yaml; name the folder of an earlier search")
+    return path
 
 
 def _show(config: DictConfig) -> None:

@@ -22,7 +22,7 @@ from agentgraph.errors import BackendError, ConfigError
 from agentgraph.lookup import Known, Lookup
 from agentgraph.model import Pool
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, NodeRun, PlanRun, Shared
+from agentgraph.plan_run import Deadlines, Job, PlanRun, Shared, cancelled
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore
@@ -89,7 +89,7 @@ class Executor:
         self._lookup = Lookup(task, pool, self.roles, store, seed)
         self._answered_jobs: list[tuple[Plan, Sequence[Question]]] = []  # not yet known to the lookup
         self._calls = Calls(backends, store, failure_share=failure_share, outage=outage, timed=deadlines is not None)
-        self.counts = self._calls.counts
+        self.counts, self.blind = self._calls.counts, self._calls.blind
         self.reply, self.check_broken = self._calls.reply, self._calls.check_broken  # what plans want of their engine
         self._draining = False
         self._loop = asyncio.new_event_loop()
@@ -102,15 +102,23 @@ class Executor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+    def run(self, jobs: Sequence[Job], ahead: Sequence[Job] = ()) -> list[list[Answer]]:
         """Answers of each job, question by question, in the order given.
+
+        Parameters
+        ----------
+        jobs
+            What is waited for.
+        ahead
+            Jobs that will probably be asked for next: they are begun, and go on after this returns. When the next jobs are
+            given, what plans that are not among them had begun is cancelled.
 
         Raises
         ------
         BackendError
             If a service cannot be used, or too many calls failed after retries. Replies so far are stored.
         """
-        results = self._call(self._run(jobs))
+        results = self._call(self._run(jobs, ahead))
         for job, answers in zip(jobs, results, strict=True):
             if not job.replicate and not job.roles and self.deadlines is None:  # replies do not tell what came too late
                 marked = [q for q, answer in zip(job.questions, answers, strict=True) if answer.mark is not None]
@@ -188,19 +196,26 @@ class Executor:
         return reply
 
     async def _close(self) -> None:
+        await self.shared.clear()
         self.store.flush()
         for backend in self.backends.values():
             await backend.close()
 
-    async def _run(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+    async def _run(self, jobs: Sequence[Job], ahead: Sequence[Job]) -> list[list[Answer]]:
         self._draining, ended = False, self._calls.begin()
         self.counts.questions = 0
         self.counts.questions_total = sum(len(job.questions) for job in jobs)
         runs = [PlanRun(self, job) for job in jobs]
+        await self.shared.keep(runs)
         tasks = [[asyncio.ensure_future(run.question(q)) for q in run.job.questions] for run in runs]
         flat = [task for row in tasks for task in row]
         everything = asyncio.ensure_future(_all(flat))
         everything.add_done_callback(lambda done: done.cancelled() or done.exception())  # raised here, or not at all
+        for job in ahead:
+            later = PlanRun(self, job)
+            for question in job.questions:
+                later.begin(question)
+        going_on = False
         try:
             with _seldom_collecting():
                 await asyncio.wait([everything, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -208,20 +223,19 @@ class Executor:
                     await self._calls.landed()
             self.check_broken()
             await everything
-            await asyncio.gather(*self._unfinished(), return_exceptions=True)  # of questions that failed elsewhere
+            going_on = bool(ahead)
+            if not going_on:
+                await asyncio.gather(
+                    *self.shared.unfinished(), return_exceptions=True
+                )  # of questions that failed elsewhere
         finally:
-            left = [*(task for task in flat if not task.done()), *self._unfinished()]
-            for task in left:
-                task.cancel()
-            await asyncio.gather(everything, *left, return_exceptions=True)
+            await cancelled([everything, *(task for task in flat if not task.done())])
+            if not going_on:
+                await self.shared.clear()
+                self.solves.clear()
             await self._calls.finish()
-            self.solves.clear()
-            self.shared.clear()
             self.on_progress(self.counts)
         return [[task.result() for task in row] for row in tasks]
-
-    def _unfinished(self) -> list[asyncio.Task[NodeRun]]:
-        return [run for run in self.shared.running.values() if not run.done()]
 
     def question_done(self, calls: int) -> None:
         """Count a question and the calls it needed, and say so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from agentgraph.budget import Cost, Rates, Size, Tokens
@@ -73,7 +74,7 @@ class Model:
             )
         return Rates(**rates)
 
-    @property
+    @cached_property
     def size(self) -> Size:
         """Parameters, layers and hidden size."""
         return Size(self.parameters, self.layers, self.hidden_size)

@@ -13,13 +13,13 @@ from agentgraph.front import Front, Point
 from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.objectives.base import RESOURCES, Objective, amount, numbers
 from agentgraph.plan_file import PlanFile
-from agentgraph.plan_format import BudgetEntry
+from agentgraph.plan_format import BudgetEntry, PriceEntry
 from agentgraph.report import Row
 from agentgraph.run_folder import RunFolder
 
 __all__ = ["BUDGETS", "Picked", "pick"]
 
-BUDGETS: Final = ("flops", *RESOURCES)
+BUDGETS: Final = ("flops", *RESOURCES, "tts_units")
 """What a budget may limit, several at once."""
 
 
@@ -128,16 +128,17 @@ def _too_little(run: Path, front: Front, asked: str, keys: list[str], objective:
 
 
 def _plan(point: Point, limits: Mapping[str, float], asked: str) -> PlanFile:
-    """The plan file with what is newly limited in its budget, and how it was picked."""
+    """The plan file with what is newly limited in its budget and price, and how it was picked."""
     plan, unit = point.plan, point.plan.budget.unit_flops
     given = {key: limit for key, limit in limits.items() if key != "units"}
     if "units" in limits:
         given["flops"] = min(limits["units"] * unit, given.get("flops", float("inf")))
-    budget = BudgetEntry.of(Budget(unit=unit, **{**plan.budget.budget().limits, **given}))
+    budget = Budget(unit=unit, **{**plan.budget.budget().limits, **given})
     found = plan.found.model_copy(
         update={"optimizer": f"{plan.found.optimizer}, picked from its front {asked}".strip()}
     )
-    return plan.model_copy(update={"budget": budget, "found": found})
+    price = PriceEntry.of(point.price, budget)
+    return plan.model_copy(update={"budget": BudgetEntry.of(budget), "price": price, "found": found})
 
 
 def _row(point: Point, objective: Objective, *, picked: bool) -> Row:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentgraph.budget import TTS_REFERENCE, Cost, Tokens, flops, is_number, tts_units
 from agentgraph.errors import BackendError, ConfigError
@@ -20,7 +20,18 @@ from agentgraph.roles.base import Message, Role
 from agentgraph.tasks.base import Question, Stage, Task
 from agentgraph.trial import Answer
 
-__all__ = ["Deadlines", "Engine", "Job", "NodeRun", "PlanNode", "PlanRun", "Shared", "StageRun", "sample_numbers"]
+__all__ = [
+    "Deadlines",
+    "Engine",
+    "Job",
+    "NodeRun",
+    "PlanNode",
+    "PlanRun",
+    "Shared",
+    "StageRun",
+    "cancelled",
+    "sample_numbers",
+]
 
 
 @dataclass(frozen=True)
@@ -111,10 +122,28 @@ class Shared:
         """The number of a node."""
         return self.numbers.setdefault(what, len(self.numbers))
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def unfinished(self) -> list[asyncio.Task[NodeRun]]:
+        """Nodes that are running."""
+        return [run for run in self.running.values() if not run.done()]
+
+    async def keep(self, runs: Sequence[PlanRun]) -> None:
+        """Cancel the nodes that none of these plans has."""
+        wanted = {number for run in runs for stage in run.stages for number in stage.numbers}
+        dropped = [key for key, run in self.running.items() if not run.done() and key[0] not in wanted]
+        await cancelled([self.running.pop(key) for key in dropped])
+
+    async def clear(self) -> None:
+        """Cancel what is running and forget everything."""
+        await cancelled(self.unfinished())
         self.numbers.clear()
         self.running.clear()
+
+
+async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they are."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def sample_numbers(graph: Graph, roles: Mapping[str, Role]) -> list[dict[str, int]]:
@@ -207,9 +236,13 @@ class PlanRun:
             engine.question_done(bill.calls)
         return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed)
 
-    async def _stage(self, stage: StageRun, text: str, bill: _Bill) -> Message:
+    def begin(self, question: Question) -> None:
+        """Start the nodes of the first stage; `question`, called later, finds them running."""
+        self._nodes(self.stages[0], self.engine.task.asked(0, question, ""), 0.0)
+
+    def _nodes(self, stage: StageRun, text: str, start: float) -> list[asyncio.Task[NodeRun]]:
+        """The nodes of a stage on a question, those started that were not."""
         running = self.engine.shared.running
-        start = 0.0 if self.engine.deadlines is None else bill.seconds  # without deadlines it makes no difference
         mine: list[asyncio.Task[NodeRun]] = []
         for number, node, parents in zip(stage.numbers, stage.nodes, stage.graph.parents, strict=True):
             key = (number, text, start)
@@ -217,6 +250,11 @@ class PlanRun:
             if run is None:
                 run = running[key] = asyncio.ensure_future(node.run([mine[p] for p in parents], text, start))
             mine.append(run)
+        return mine
+
+    async def _stage(self, stage: StageRun, text: str, bill: _Bill) -> Message:
+        start = 0.0 if self.engine.deadlines is None else bill.seconds  # without deadlines it makes no difference
+        mine = self._nodes(stage, text, start)
         sink = await mine[-1]  # every node reaches the sink: when it is done, all are
         if sink.error is not None:
             raise sink.error

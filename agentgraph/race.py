@@ -41,20 +41,26 @@ class Race:
         Questions between two decisions, >= 1.
     doubt
         A plan stops if the chance of such marks, were it no worse than the leader, is below this, in (0, 0.5).
+    ahead
+        Whether plans begin their next block before the slowest of this one is done. It saves time where a backend takes more
+        at once than a block has, costs the calls of plans that stop then, and changes no decision.
     """
 
     block: int = 8
     doubt: float = 0.1
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         if type(self.block) is not int or self.block < 1:
             raise ConfigError(f"race.block={self.block!r} must be a whole number of at least 1")
         if not 0 < self.doubt < 0.5:
             raise ConfigError(f"race.doubt={self.doubt!r} must be above 0 and below 0.5")
+        if type(self.ahead) is not bool:
+            raise ConfigError(f"race.ahead={self.ahead!r} must be true or false")
 
     def run(
         self,
-        execute: Callable[[Sequence[Job]], list[list[Answer]]],
+        execute: Callable[[Sequence[Job], Sequence[Job]], list[list[Answer]]],
         plans: Sequence[Plan],
         train: Sequence[Question],
         per_plan: int,
@@ -69,7 +75,7 @@ class Race:
         Parameters
         ----------
         execute
-            Answers of jobs: an executor's.
+            Answers of jobs, given the jobs that probably come next: an executor's `run`.
         per_plan
             Most questions that a plan is marked on.
         places
@@ -85,7 +91,7 @@ class Race:
             size = min(self.block, per_plan - marked)
             if marked and left < size * len(alive):
                 alive = runners.by_hope(alive)[: max(1, left // size)]
-            left -= runners.advance(alive, size)
+            left -= runners.advance(alive, size, ahead=min(size, per_plan - marked - size) if self.ahead else 0)
             marked += size
             leader = runners.leader()
             alive = [plan for plan in alive if runners.unmarked(plan) and not self.worse(runners, plan, leader)]
@@ -121,7 +127,7 @@ class _Runners:
 
     def __init__(
         self,
-        execute: Callable[[Sequence[Job]], list[list[Answer]]],
+        execute: Callable[[Sequence[Job], Sequence[Job]], list[list[Answer]]],
         train: Sequence[Question],
         space: Space,
         archive: Archive,
@@ -142,10 +148,11 @@ class _Runners:
         seen, asked = self._trials[plan].marks, self._asked.get(plan, set())
         return [question for question in self._train if question.id not in seen and question.id not in asked]
 
-    def advance(self, plans: Sequence[str], size: int) -> int:
-        """Mark each plan on its next questions; how many evaluations that were."""
+    def advance(self, plans: Sequence[str], size: int, ahead: int = 0) -> int:
+        """Mark each plan on its next questions, and begin as many after them as ``ahead`` says; how many evaluations that were."""
         jobs = [Job(self._trials[plan].plan, self.unmarked(plan)[:size]) for plan in plans]
-        for plan, job, answers in zip(plans, jobs, self._execute(jobs), strict=True):
+        later = [Job(self._trials[plan].plan, self.unmarked(plan)[size : size + ahead]) for plan in plans if ahead]
+        for plan, job, answers in zip(plans, jobs, self._execute(jobs, later), strict=True):
             self._new.setdefault(plan, []).extend(answers)
             self._asked.setdefault(plan, set()).update(question.id for question in job.questions)
             for answer in answers:

@@ -9,6 +9,7 @@ from functools import cached_property
 from hashlib import blake2b
 from json.encoder import encode_basestring as quoted
 from json.encoder import encode_basestring_ascii as quoted_ascii
+from math import isfinite
 from typing import Any, Final
 
 from agentgraph.errors import ConfigError
@@ -166,7 +167,11 @@ class Reply:
     def json(self, key: str) -> str:
         """As a line of a reply store, ASCII: text with lone surrogates, as servers may send it, cannot be written as UTF-8."""
         more = "".join(
-            f',"{name}":{json.dumps(value)}' for name, default in _OPTIONAL if (value := getattr(self, name)) != default
+            [
+                f',"{name}":{value!r}' if type(value) is float and isfinite(value) else f',"{name}":{json.dumps(value)}'
+                for name, default in _OPTIONAL
+                if (value := getattr(self, name)) != default
+            ]
         )
         return (
             f'{{"key":"{key}","text":{quoted_ascii(self.text)},"prompt_tokens":{self.prompt_tokens},'

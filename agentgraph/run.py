@@ -158,7 +158,7 @@ def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
     notes = []
     roles = list(setup.roles)
     lengths, pool = measured(executor, roles)  # first: asking shows what a server cannot do
-    blind = sorted({model.name for model in setup.pool if not setup.backends[model.backend].has_logprobs})
+    blind = sorted({m.name for m in setup.pool if not setup.backends[m.backend].has_logprobs} | executor.blind)
     if blind:
         dropped = [role.name for role in roles if role.needs_confidence]
         roles = [role for role in roles if not role.needs_confidence]

@@ -57,9 +57,9 @@ def inside(settings: Sequence[str], models: Sequence[str]) -> tuple[dict[str, li
     clocks, execute, reply = Clocks(), Executor.run, Embedded.reply
     made: dict[str, list[Request]] = {}
 
-    def timed(self: Executor, jobs: Sequence[Job]) -> list[list[Answer]]:
+    def timed(self: Executor, jobs: Sequence[Job], ahead: Sequence[Job] = ()) -> list[list[Answer]]:
         with clocks:
-            return execute(self, jobs)
+            return execute(self, jobs, ahead)
 
     async def noted(self: Embedded, request: Request) -> Reply:
         made.setdefault(request.model, []).append(request)

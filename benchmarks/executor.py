@@ -18,6 +18,8 @@ import asyncio
 import gc
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -97,25 +99,42 @@ def part_a(chosen: list[Shape], flights: list[int], spreads: list[float]) -> Non
     """Print (a)."""
     print(f"(a) calls of {MEAN:g} s, any number at once; makespan / longest critical path of the drawn times")
     print(f"    an asyncio task with a timer and a request's key costs {floor(10_000):.0f} us of processor time\n")
-    head = f"{'graph':<16}{'times':<12}{'in flight':>9}{'calls':>8} {'ours':>6}{'us/call':>9}{'KiB/call':>9}"
+    command = [
+        sys.executable,
+        __file__,
+        "--memory",
+        str(max(flights)),
+    ]  # in a process of its own: memory is not given back
+    print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    head = f"{'graph':<16}{'times':<12}{'in flight':>9}{'calls':>8} {'ours':>6}{'us/call':>9}"
     print(f"{head} {'by level':>9}{'LangGraph':>10}{'one by one':>11}")
     for flight in flights:
         for spread in spreads:
             for shape in chosen:
                 questions = -(-flight // shape.sources)
                 times = Times(spread)
-                before, backend = resident(), Sleeper(times)
+                backend = Sleeper(times)
                 seconds, path, used, made = execute(shape.graph, questions, backend, POOL)
-                memory = (backend.resident - before) / backend.peak / 1024
                 limit = critical_path(shape, questions, times)
                 print(
                     f"{shape.name:<16}{'log-normal' if spread else 'equal':<12}{backend.peak:>9,}{made:>8,} "
-                    f"{over(seconds, path):>6}{1e6 * used / made:>9.0f}{memory:>9.1f} "
+                    f"{over(seconds, path):>6}{1e6 * used / made:>9.0f} "
                     f"{over(level_by_level(shape, questions, Sleeper(times)), limit):>9}"
                     f"{over(langgraph(shape, questions, Sleeper(times)), limit):>10}"
                     f"{over(one_node_after_another(shape, questions, times, GPTSWARM_QUESTIONS), limit):>11}",
                     flush=True,
                 )
+
+
+def memory(flight: int) -> None:
+    """Print what a call in flight takes of memory."""
+    shape = shapes()[0]
+    execute(shape.graph, 2, Sleeper(Times(0.0, scale=0.01)), POOL)  # warms up
+    before, backend = resident(), Sleeper(Times(0.0))
+    execute(shape.graph, -(-flight // shape.sources), backend, POOL)
+    print(
+        f"    a call in flight takes {(backend.resident - before) / backend.peak / 1024:.1f} KiB ({backend.peak:,} of {shape.name})"
+    )
 
 
 def part_b(chosen: list[Shape], requests: int) -> None:
@@ -208,11 +227,15 @@ def main() -> None:
     parser.add_argument("--flight", type=int, nargs="+", default=[1000, 10_000], help="calls in flight in (a)")
     parser.add_argument("--shapes", nargs="+", default=[], help="beginnings of the names of graphs; all if left out")
     parser.add_argument("--requests", type=int, default=2000, help="calls in (b) and (c)")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="equal times only")
     given = parser.parse_args()
     chosen = [shape for shape in shapes() if shape.name.startswith(tuple(given.shapes) or "")]
     if not chosen:
         parser.error(f"--shapes {given.shapes}: there are {[shape.name for shape in shapes()]}")
+    if given.memory:
+        memory(given.memory)
+        return
     if "a" in given.only:
         part_a(chosen, given.flight, [0.0] if given.quick else [0.0, SPREAD])
     if "b" in given.only:

@@ -70,9 +70,8 @@ def recorded(table_: str, data: Path, folder: Path) -> World | None:
         "task.path": whole.write(folder / name),
         "max_nodes": 6,
         "role": f"[assistant,keep{votes}]",
-        "failure_share": 1.0,  # a plan that asks a model twice, which was not recorded, stays without marks
     }
-    return World(f"{name}, recorded replies", "recorded", "recorded", 300.0, settings)
+    return World(f"{name}, recorded replies", "recorded", "recorded", 600.0, settings)
 
 
 def find(world: World, folder: Path, weight: float, shared: dict[str, object]) -> Result:

@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from generators import random_plan_file
-from servers.loopback import chat
+from servers.loopback import chat, error
 
 from agentgraph.cli import main
 from agentgraph.plan_file import PlanFile
@@ -307,8 +309,8 @@ def test_all_settings_are_shown(run, place):
 @pytest.mark.parametrize(
     ("arguments", "shows"),
     [
-        (["serach"], "'serach' is no command; there are search, pick, replay, show, check"),
-        (["search", "task=chess"], "task=chess is unknown; there are calc, .*recall"),
+        (["serach"], "'serach' is no command; there are search, pick, replay, verify, fit, show, check"),
+        (["search", "task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
         (["search", "optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, "),
         (["search", "models=gpt"], "models=gpt is unknown; there are embedded, "),
         (["search", "role=[judge]"], "role=judge is unknown; there are assistant, "),
@@ -477,7 +479,7 @@ def test_server_that_does_not_answer(fails, run, place):
     line = fails(
         "search", "models=gone.yaml", *SMALL, *SIZES, f"hydra.run.dir={place}/gone", shows="http://127.0.0.1:9/v1"
     )
-    assert "m" in line
+    assert "start that server or change base_url" in line
     status, out, err = run("check", "models=gone.yaml")
     assert status == 1
     assert "FAILED: " in out
@@ -495,3 +497,75 @@ def test_key_in_a_url_is_never_written(run, place, loopback):
     for path in Path(place).rglob("*"):
         if path.is_file() and path.name != "pool.yaml":
             assert b"sesame" not in path.read_bytes(), path
+
+
+# ---- a finished search comes to the same again
+
+
+def test_verify(run, fails, pool, place, loopback):
+    search = ["search", f"models={pool}", "task=calc", *SMALL, *SIZES, "hydra.run.dir=kept"]
+    status, out, _ = run(*search)
+    assert status == 0, out
+    asked = len(loopback.received)
+    status, out, _ = run("verify", "run=kept")
+    assert status == 0, out
+    assert re.search(r"trials.jsonl +yes, byte for byte", out)
+    assert re.search(r"best.json +yes, byte for byte", out)
+    assert len(loopback.received) == asked
+    archive = place / "kept" / "trials.jsonl"
+    archive.write_bytes(archive.read_bytes().replace(b'"calls"', b'"Calls"', 1))
+    status, out, _ = run("verify", "run=kept")
+    assert status == 1
+    assert re.search(r"trials.jsonl +NO", out)
+    replies = place / "kept" / "replies.jsonl"
+    replies.write_text("".join(replies.read_text().splitlines(keepends=True)[:-5]))
+    fails("verify", "run=kept", shows=r"replies.jsonl does not hold")
+    (place / "kept" / "best.json").unlink()
+    fails("verify", "run=kept", shows=r"the search is not finished; go on with run=kept")
+    fails("verify", "run=nowhere", shows=r"run=nowhere is no run folder")
+
+
+def test_a_server_without_logprobs_is_known_again_from_its_replies(run, pool, place, loopback):
+    def blind(body, _):
+        return error(400, "logprobs are not supported") if "logprobs" in body else chat("4", None)
+
+    loopback.script = blind
+    questions = place / "q.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"{i} + 2?", "gold": "4"}) + "\n" for i in range(60)))
+    search = ["search", f"models={pool}", "task=jsonl", f"task.path={questions}", *SMALL, "hydra.run.dir=kept"]
+    status, _, err = run(*search)
+    assert status == 0, err
+    assert "no log-probabilities from big, tiny" in err
+    assert run("verify", "run=kept")[0] == 0
+
+
+def test_stopped_by_a_signal_it_says_how_to_go_on(run, pool, place, loopback):
+    def slow(body, number):
+        if number == 20:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        return knows(body, number)
+
+    loopback.script = slow
+    search = ["search", f"models={pool}", "task=calc", *SMALL, *SIZES, "hydra.run.dir=kept"]
+    status, _, err = run(*search)
+    assert status == 130
+    assert re.search(r"go on with: agentgraph search run=\S*kept\n", err)
+    stored = (place / "kept" / "replies.jsonl").read_bytes().count(b"\n")
+    assert stored >= 20
+    asked = len(loopback.chats)
+    assert asked - stored < 2  # what was in flight was waited for
+    loopback.script = knows
+    assert run("search", "run=kept")[0] == 0
+    assert run("verify", "run=kept")[0] == 0
+
+
+def test_fit(run, fails, pool, place):
+    assert run("search", f"models={pool}", "task=calc", *SMALL, *SIZES, "hydra.run.dir=kept")[0] == 0
+    status, out, _ = run("fit", "run=kept", "plot=false")
+    assert status == 0
+    assert re.search(r"^width +y = a x\^b +a .* b ", out, re.M)
+    assert "not to be relied on: only" in out
+    assert not (place / "kept" / "fits").exists()
+    (place / "kept" / "summary.json").unlink()
+    fails("fit", "run=kept", shows="has no summary.json: the search is not finished")
+    fails("fit", "run=nowhere", shows="run=nowhere is no run folder")

@@ -839,3 +839,62 @@ def test_the_second_interrupt_stops_at_once():
     with executor(backend(script, limit=8)) as running:
         interrupted(running, [Job(Plan((Graph((SMALL,)),)), QUESTIONS)], started, times=2)
         assert len(running.store) == 0
+
+
+# ---- ahead of a decision
+
+
+def test_what_is_begun_ahead_goes_on_and_what_is_dropped_is_cancelled():
+    """The second jobs find their calls made; those of a plan that is not asked for again were cancelled."""
+    log = {"asked": [], "cancelled": 0}
+
+    async def script(request):
+        log["asked"].append((request.model, request.key))
+        try:
+            await asyncio.sleep(600 if request.model == "b-small" else 0.002)
+        except asyncio.CancelledError:
+            log["cancelled"] += 1
+            raise
+        return skilled(request)
+
+    one, two = Plan((star(VOTE, SMALL, LARGE),)), Plan((star(VOTE, SMALL, Node("assistant", "b-small")),))
+    first, second = QUESTIONS[:4], QUESTIONS[4:12]
+    with executor(backend(script)) as running:
+        running.run([Job(one, first)], [Job(one, second), Job(two, second)])
+        while sum(model == "a-large" for model, _ in log["asked"]) < 12:
+            time.sleep(0.001)
+        assert running.counts.asked == 8
+        rows = running.run([Job(one, second)])
+        assert log["cancelled"] == 8
+        assert running.counts.asked == 8 + 16
+        asked = [entry for entry in log["asked"] if entry[0] != "b-small"]
+        assert len(asked) == len(set(asked)) == running.counts.made == 24
+    assert rows == answers(backend(), [one.stages[0]], second)
+
+
+def test_what_is_begun_ahead_ends_with_the_executor():
+    async def script(request):
+        await asyncio.sleep(0 if request.model == "a-small" else 600)
+        return skilled(request)
+
+    with executor(backend(script)) as running:
+        running.run([Job(Plan((Graph((SMALL,)),)), QUESTIONS[:2])], [Job(Plan((Graph((LARGE,)),)), QUESTIONS[:2])])
+    assert len(running.store) == 2
+
+
+def test_a_backend_that_must_be_started_first_is_and_that_is_no_node_s_time():
+    class Slow(Scripted):
+        started = 0
+
+        async def ready(self):
+            self.started += 1
+            await asyncio.sleep(0.4)
+
+        async def reply(self, request):
+            assert self.started
+            return await super().reply(request)
+
+    served = Slow(skilled, limit=4, has_logprobs=True)
+    (row,) = answers(served, [Graph((SMALL,))], QUESTIONS[:12], deadlines=Deadlines(node=0.2))
+    assert all(not answer.outcomes for answer in row)
+    assert 1 <= served.started <= 4

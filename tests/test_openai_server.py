@@ -6,11 +6,13 @@ import dataclasses
 import gc
 import logging
 import socket
+import ssl
 import subprocess
 import sys
 import traceback
 
 import pytest
+import trustme
 from servers.loopback import Answer, Loopback, as_json, chat, error, html
 from standin import ask
 
@@ -428,3 +430,26 @@ def test_import_is_light(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+# ---- certificates
+
+
+@pytest.fixture
+def certified():
+    """A server whose certificate an authority issued that nobody knows."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with Loopback(tls=context) as server:
+        yield server
+
+
+def test_unknown_certificate(certified):
+    with pytest.raises(BackendRefused, match=r"https\S+ has a certificate that no known .*verify_tls=false") as caught:
+        reply(certified)
+    assert not caught.value.retry
+    assert not certified.chats
+
+
+def test_unknown_certificate_can_be_trusted(certified):
+    assert reply(certified, verify_tls=False).text == "ok"

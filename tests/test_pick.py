@@ -11,15 +11,15 @@ from agentgraph.front import Front
 from agentgraph.objectives.base import amount
 from agentgraph.objectives.constrained import Constrained
 from agentgraph.objectives.weighted import Weighted
-from agentgraph.pick import pick
+from agentgraph.pick import BUDGETS, pick
 from agentgraph.plan_file import PlanFile
 
 UNIT = 1e9  # of the plan files that `point` makes
 
 
 def random_cost(rng):
-    flops, calls, tokens, usd, seconds = rng.uniform(0.5, 8, 5).tolist()
-    return Cost(flops * UNIT, calls, tokens, tokens, usd, seconds)
+    flops, calls, tokens, usd, seconds, tts_units = rng.uniform(0.5, 8, 6).tolist()
+    return Cost(flops * UNIT, calls, tokens, tokens, usd, seconds, tts_units)
 
 
 def random_front(seed, count=30):
@@ -45,6 +45,7 @@ def measures(point):
         "tokens": cost.prompt_tokens + cost.output_tokens,
         "usd": cost.usd,
         "seconds": cost.seconds,
+        "tts_units": cost.tts_units,
     }
 
 
@@ -52,7 +53,7 @@ def measures(point):
 def test_the_best_that_fits(tmp_path, seed):
     rng = np.random.default_rng((seed, 1))
     front = write(tmp_path, random_front(seed))
-    keys = rng.choice(["units", "flops", "calls", "tokens", "usd", "seconds"], int(rng.integers(0, 4)), replace=False)
+    keys = rng.choice(list(BUDGETS), int(rng.integers(0, 4)), replace=False)
     some = measures(front.points[int(rng.integers(len(front.points)))])
     budget = {str(key): some[key] * rng.uniform(0.9, 3) for key in keys}
     fitting = [p for p in front.points if all(measures(p)[key] <= limit for key, limit in budget.items())]
@@ -114,6 +115,15 @@ def test_the_plan_file_says_how_it_was_found(tmp_path):
     assert agentgraph.pick(tmp_path, seconds=100).budget.flops == 3e10  # the run's own
 
 
+def test_what_is_newly_limited_stands_in_budget_and_price(tmp_path):
+    front = write(tmp_path, random_front(0))
+    plan = agentgraph.pick(tmp_path, tts_units=100)
+    picked = next(p for p in front.points if p.plan.plan() == plan.plan())
+    assert picked.plan.budget.tts_units is None
+    assert picked.plan.price.tts_units is None
+    assert (plan.budget.tts_units, plan.price.cost()) == (100, picked.price)
+
+
 def test_nothing_is_written(tmp_path):
     write(tmp_path, random_front(0))
     pick(tmp_path, {"units": 8})
@@ -153,7 +163,7 @@ def test_no_point_fits(tmp_path):
         (
             {"unit": 3},
             ConfigError,
-            "budget.unit is unknown; a budget may limit flops, units, calls, tokens, usd, seconds",
+            "budget.unit is unknown; a budget may limit flops, units, calls, tokens, usd, seconds, tts_units",
         ),
         ({"units": "x"}, ConfigError, "budget.units='x' must be a number above 0, or null"),
         ({"seconds": 0}, ConfigError, "budget.seconds=0 must be a number above 0"),

@@ -24,9 +24,10 @@ class Skilled:
     """Executes jobs: plan i answers a question right if a fixed number in [0, 1) is below its skill."""
 
     def __init__(self, skill):
-        self.skill, self.batches = skill, []
+        self.skill, self.batches, self.ahead = skill, [], []
 
-    def __call__(self, jobs):
+    def __call__(self, jobs, ahead):
+        self.ahead.append([(job.plan.id, [q.id for q in job.questions]) for job in ahead])
         self.batches.append([(job.plan.id, [q.id for q in job.questions]) for job in jobs])
         return [[Answer(q.id, self.mark(job.plan, q), Cost(1.0)) for q in job.questions] for job in jobs]
 
@@ -105,6 +106,19 @@ def test_more_plans_than_places_share_the_evaluations_the_most_hopeful_first():
     assert execute.evaluations == 8 * len(many)  # a block each, whatever the places
 
 
+def test_what_is_begun_ahead_is_the_next_block_and_changes_nothing():
+    some = plans(5)
+    skill = dict(zip([plan.id for plan in some], [0.9, 0.88, 0.86, 0.1, 0.1], strict=True))
+    alone, archive = raced(skill, some, block=8)
+    ahead, again = raced(skill, some, block=8, ahead=True)
+    assert ahead.batches == alone.batches
+    assert [trial.marks for trial in again.trials] == [trial.marks for trial in archive.trials]
+    assert not any(alone.ahead)
+    for begun, batch in zip(ahead.ahead, ahead.batches[1:], strict=False):
+        assert all(entry in begun for entry in batch) or not begun  # … but for what shares the savings at the end
+    assert sum(map(len, ahead.ahead)) > 0
+
+
 def test_equal_plans_all_run_to_the_end():
     some = plans(4)
     _, archive = raced({plan.id: 0.7 for plan in some}, some, block=8)
@@ -126,7 +140,14 @@ def test_what_the_service_failed_on_is_not_asked_again_in_the_round_and_ends():
     assert counts == {some[0].id: 16, some[1].id: 16}
 
 
-@pytest.mark.parametrize(("settings", "shown"), [({"block": 0}, "race.block=0"), ({"doubt": 0.7}, "race.doubt=0.7")])
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"block": 0}, "race.block=0"),
+        ({"doubt": 0.7}, "race.doubt=0.7"),
+        ({"ahead": 1}, "race.ahead=1 must be true or false"),
+    ],
+)
 def test_bad_settings(settings, shown):
     with pytest.raises(ValueError, match=shown):
         Race(**settings)

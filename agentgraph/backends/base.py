@@ -68,6 +68,15 @@ class Backend(ABC):
             If it cannot be reached.
         """
 
+    async def ready(self) -> None:  # noqa: B027  most have nothing to start
+        """Start what must be running before it can answer; called before the first request, and may be called again.
+
+        Raises
+        ------
+        BackendError
+            If that fails.
+        """
+
     def fingerprint(self, model: str) -> str:
         """What tells a model's weights from any other's; '' where only its name does."""
         del model

@@ -320,6 +320,11 @@ class OpenAIServer(Backend):
         causes = _causes(error)
         named = {kind.__name__: cause for cause in reversed(causes) for kind in type(cause).__mro__}
         refused = named.get("ClientConnectorError") or named.get("ConnectError")
+        if refused is not None and "certificate verify failed" in str(refused).lower():
+            return BackendRefused(
+                f"{self.url} has a certificate that no known authority has signed ({self._shown(str(refused))}); name the "
+                f"authority's file in SSL_CERT_FILE, or set verify_tls=false of {self._mine}"
+            )
         if refused is not None:
             # A server that answered before may be on its way back.
             return BackendRefused(

@@ -133,6 +133,9 @@ class VllmServer(Backend):
         self.has_logprobs = self.has_logprobs and server.client.has_logprobs
         return reply
 
+    async def ready(self) -> None:
+        await self._started()
+
     async def served(self) -> tuple[str, ...]:
         return tuple(sorted(await self._started()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,8 @@ class Loopback:
         Names listed at ``/v1/models``; ``None`` answers 404 there.
     port
         Where it listens; 0 takes a free one.
+    tls
+        What it proves who it is with; ``None`` speaks plainly.
 
     Attributes
     ----------
@@ -102,7 +105,13 @@ class Loopback:
         Connections opened so far.
     """
 
-    def __init__(self, script: Script | None = None, models: Sequence[str] | None = ("m",), port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Script | None = None,
+        models: Sequence[str] | None = ("m",),
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.script: Script = script or (lambda _body, _number: chat())
         self.models = models
         self.received: list[Received] = []
@@ -112,12 +121,12 @@ class Loopback:
         self._ready = threading.Event()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
-        self.port = port
+        self.port, self.tls = port, tls
 
     @property
     def url(self) -> str:
         """Base URL for a client."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
 
     @property
     def chats(self) -> list[dict[str, Any]]:
@@ -135,7 +144,7 @@ class Loopback:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=2**20)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=2**20, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stopping.wait()
