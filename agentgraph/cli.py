@@ -131,7 +131,7 @@ def _search(config: DictConfig) -> None:
 
 
 def _go_on(path: Path, overrides: list[str]) -> None:
-    """Continue a run with its own settings; only ``rounds`` may grow."""
+    """Continue a run with its own settings; only ``rounds`` may grow, and ``cluster`` change: it decides nothing."""
     from omegaconf import OmegaConf
 
     from agentgraph.config import build_search, read_config
@@ -139,7 +139,12 @@ def _go_on(path: Path, overrides: list[str]) -> None:
     from agentgraph.store import write_atomically
 
     config = read_config(_run_path(path) / "config.yaml")
+    elsewhere = [override for override in overrides if override.startswith(("cluster=", "cluster."))]
+    if elsewhere:
+        _move(config, elsewhere)
     for override in overrides:
+        if override in elsewhere:
+            continue
         key, _, value = override.partition("=")
         known = OmegaConf.select(config, key)
         given = OmegaConf.from_dotlist([f"value={value}"]).value
@@ -148,12 +153,25 @@ def _go_on(path: Path, overrides: list[str]) -> None:
         elif given != known:
             raise ConfigError(
                 f"run={path} was started with {key}={known}, got {override}; a run goes on with its own settings "
-                f"(only rounds may grow), so start a new one"
+                f"(only rounds may grow, and cluster change), so start a new one"
             )
     setup = build_search(config.copy())
     folder = RunFolder(path)
     write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
     _run(setup, folder, config.replay_with)
+
+
+def _move(config: DictConfig, overrides: list[str]) -> None:
+    """Have a run go on elsewhere: its settings of the cluster, changed."""
+    from omegaconf import OmegaConf
+
+    from agentgraph.config import load
+
+    before = config.get("cluster") or {}
+    kept = [f"cluster.{key}={'null' if value is None else value}" for key, value in before.items() if key != "_target_"]
+    chosen = any(override.startswith("cluster=") for override in overrides)
+    told = overrides if chosen else [*(["cluster=ray"] if before else []), *kept, *overrides]
+    OmegaConf.update(config, "cluster", load("search", told).cluster, merge=False)
 
 
 def _run(setup: Any, folder: Any, replay_with: Sequence[str]) -> None:  # noqa: ANN401  Setup and RunFolder, imported late
@@ -239,7 +257,7 @@ def _replay(config: DictConfig) -> None:
     plan_path = Path(str(config.plan)).expanduser()
     plan_file = PlanFile.read(plan_path)
     task = build(config.task)
-    pool, backends = build_models(config.models)
+    pool, backends = build_models(config.models, config.cluster)
     beside = plan_path.parent / "replies.jsonl"
     path = (beside if beside.exists() else None) if config.store == "auto" else config.store
     seed = plan_file.found.seed if config.seed == "auto" else config.seed
@@ -345,7 +363,7 @@ def _check(config: DictConfig) -> None:
     from agentgraph.check import check
     from agentgraph.config import build, build_models
 
-    pool, backends = build_models(config.models)
+    pool, backends = build_models(config.models, config.cluster)
     good = check(build(config.task), pool, backends, print)
     if not good:
         sys.exit(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -125,21 +126,40 @@ def build(config: Any) -> Any:  # noqa: ANN401  whatever `_target_` names
         raise ConfigError(" ".join(str(error).split())) from error
 
 
-def build_models(config: DictConfig) -> tuple[Pool, dict[str, Backend]]:
+def build_models(config: DictConfig, cluster: DictConfig | None = None) -> tuple[Pool, dict[str, Backend]]:
     """The pool and its backends, from an entry of ``conf/models`` or a user's file.
 
     Members with a ``base_url`` share one client for each server; others name one of ``backends``. Where a member says neither, the
     entry's own ``base_url`` or ``backend`` holds for it; what it does not say of its size is taken from ``conf/catalog.yaml``.
+    With an entry of ``conf/cluster`` that names one, the backends answer there.
     """
     if "_target_" in config:  # an entry of conf that makes pool and backends by itself
+        if cluster:
+            raise ConfigError("these models answer from a file of this machine; choose cluster=none")
         return cast("tuple[Pool, dict[str, Backend]]", build(config))
     entry = _models_entry(config)
     hosts = {name: dict(spec) for name, spec in (entry.get("backends") or {}).items()}
     members = _members(entry)
     for name, spec in members.items():
         _place(name, spec, entry, hosts)
-    backends: dict[str, Backend] = {name: build({**spec, "name": name}) for name, spec in hosts.items()}
-    return Pool([_model(name, spec, backends, entry) for name, spec in members.items()]), backends
+    makers: dict[str, Callable[[], Backend]] = {name: partial(build, {**s, "name": name}) for name, s in hosts.items()}
+    backends = {name: make() for name, make in makers.items()}
+    pool = Pool([_model(name, spec, backends, makers, entry) for name, spec in members.items()])
+    return pool, _spread(cluster, makers, backends) if cluster else backends
+
+
+def _spread(
+    cluster: DictConfig, makers: Mapping[str, Callable[[], Backend]], backends: dict[str, Backend]
+) -> dict[str, Backend]:
+    """The backends on a cluster, to which their settings travel, and no key."""
+    for name, make in makers.items():
+        told = repr(make)
+        if _CREDENTIALS.search(told) or "'api_key'" in told or "api_key=" in told:
+            raise ConfigError(
+                f"backend {re.sub(r'//[^/@]*@', '//', name)!r}: a key or password among its settings would travel to the machines "
+                "of the cluster; name the variable that holds it there with api_key_env"
+            )
+    return cast("dict[str, Backend]", build(cluster).spread(makers, backends))
 
 
 def catalog() -> dict[str, dict[str, Any]]:
@@ -242,7 +262,13 @@ def _models_entry(config: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", loaded)
 
 
-def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry: Mapping[str, Any]) -> Model:
+def _model(
+    name: str,
+    spec: dict[str, Any],
+    backends: dict[str, Backend],
+    makers: dict[str, Callable[[], Backend]],
+    entry: Mapping[str, Any],
+) -> Model:
     base_url = spec.pop("base_url", None)
     server: dict[str, Any] = {key: spec.pop(key) for key in _SERVER_KEYS if key in spec}
     if base_url is not None:
@@ -254,7 +280,8 @@ def _model(name: str, spec: dict[str, Any], backends: dict[str, Backend], entry:
         # Models with the same server and options share one client.
         key = f"{shown} #{stable_hash(options_given):016x}" if options_given else shown
         if key not in backends:
-            backends[key] = OpenAIServer(name=key, base_url=str(base_url), **options_given)
+            makers[key] = partial(OpenAIServer, name=key, base_url=str(base_url), **options_given)
+            backends[key] = makers[key]()
         spec["backend"] = key
         extra = options_given.get("extra_body")  # changes what the server answers
         spec.setdefault(
@@ -278,7 +305,7 @@ def build_search(config: DictConfig) -> Setup:
             "a URL with a password among the settings would be written into the run's folder; put it into a pool file "
             "(models=<file>.yaml), or name the variable that holds the key with api_key_env"
         )
-    pool, backends = build_models(config.models)
+    pool, backends = build_models(config.models, config.get("cluster"))
     if config.budget.usd is not None and "_target_" not in config.models:
         members = _members(_models_entry(config.models))
         unknown = [name for name, spec in members.items() if spec.get("usd", {}) is None]
