@@ -87,7 +87,7 @@ def overrides(group, option, questions, pool_file):
 
 def test_groups_are_the_families():
     groups = {path.name for path in conf_folder().iterdir() if path.is_dir()}
-    assert groups == {*FAMILIES, "models"}
+    assert groups == {*FAMILIES, "models", "cluster"}
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in FAMILIES for o in options(g)])
