@@ -68,6 +68,8 @@ def searched(settings: Sequence[str], folder: Path) -> tuple[Counter[str], int, 
         Calls.reply = original
     if count.reasons["made"] != result.summary["calls_made"]:
         raise RuntimeError(f"{count.reasons} but {result.summary['calls_made']} made")
+    # A node that several plans share is run once for all of them: its calls were not even looked up a second time.
+    count.reasons["same round"] += result.summary["calls_asked"] - count.reasons.total()
     trials = result.archive.trials
     return count.reasons, len(trials), len({question for trial in trials for question in trial.marks})
 
