@@ -225,7 +225,10 @@ def test_a_function_of_the_program_does_not_replace_one_of_the_tests(sandbox):
         ("def double(x): return double(x)", "RecursionError"),
         ("def double(x):\n    x = []\n    for _ in range(10**5): x = [x]\n    return x", "RecursionError"),
         ("import ctypes\nctypes.string_at(0)", "the program ended"),
-        ("import re\nre.match('(a+)+b', 'a' * 99)", "the program ended"),
+        (
+            "import re\nre.match('(a+)+b', 'a' * 99)",
+            "the program",
+        ),  # its processor time ends it, or a busy machine's clock
         ("import threading\nthreading.Thread(target=print).start()", "can't start new thread"),
     ],
 )
