@@ -211,8 +211,8 @@ def test_a_function_of_the_program_does_not_replace_one_of_the_tests(sandbox):
 @pytest.mark.parametrize(
     ("program", "why"),
     [
-        ("while True: pass", "the program ended"),
-        ("def double(x):\n    while True: pass", "the program ended"),
+        ("while True: pass", "the program"),  # its processor time ends it, or on a busy machine the clock
+        ("def double(x):\n    while True: pass", "the program"),
         ("import time\ntime.sleep(1000)", "the program took more than 3 seconds"),
         (
             "import sys\ndef double(x): sys.stdout.flush(); open(0).read(); import time; time.sleep(100)",
@@ -238,9 +238,10 @@ def test_limits(sandbox, program, why):
     assert why in verdict.why
 
 
-def test_what_is_printed_is_thrown_away(sandbox):
+def test_what_is_printed_is_thrown_away():
     assert passes(
-        sandbox, f"import sys\n{RIGHT}\nfor _ in range(100): print('x' * 10**6)\nsys.stderr.write('x')"
+        Sandbox(Limits(seconds=30, memory_mb=256)),
+        f"import sys\n{RIGHT}\nfor _ in range(100): print('x' * 10**6)\nsys.stderr.write('x')",
     ).passed
 
 
