@@ -276,7 +276,7 @@ class Calls:
                 reply = await (self._hedged(request, backend, gate) if backend.redundant else backend.reply(request))
             except BackendError as error:
                 failure = error
-            except BaseException:
+            except asyncio.CancelledError:
                 gate.given_up()
                 raise
             else:

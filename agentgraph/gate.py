@@ -128,7 +128,7 @@ class Gate:
             self._alive()
             self._slow_down()
             self._pause(min(error.retry_after, _PAUSE))
-        elif isinstance(error, BackendDown | BackendTimeout) or (isinstance(error, BackendRefused) and error.retry):
+        elif error.retry and isinstance(error, BackendDown | BackendTimeout | BackendRefused):
             if isinstance(error, BackendTimeout):
                 self._slow_down()
             self._failures += 1

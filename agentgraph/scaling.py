@@ -23,7 +23,7 @@ from agentgraph.trial import Trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Law", "laws", "plot"]
+__all__ = ["Law", "laws", "plot", "table"]
 
 _LEVELS: Final = 8
 _RESAMPLES: Final = 200

@@ -21,7 +21,7 @@ from agentgraph.tasks.mmlu import Mmlu
 from agentgraph.tasks.mmlu_pro import MmluPro
 
 SAMPLE_FOLDER = Path(agentgraph.tasks.__path__[0]) / "samples"
-SAMPLES = {"gsm8k": 200, "math500": 200, "mmlu": 228, "mmlu_pro": 224, "humaneval": 164, "mbpp": 200}
+SAMPLES = {"gsm8k": 200, "math500": 200, "mmlu_pro": 224, "humaneval": 164, "mbpp": 200}
 
 
 def everything(task):

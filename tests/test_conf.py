@@ -60,6 +60,8 @@ def questions(tmp_path):
     path.write_text("\n".join(json.dumps({"question": f"{i}?", "gold": str(i)}) for i in range(100)))
     rows = [json.dumps({"problem": f"{i}?", "answer": str(i)}) for i in range(30)]
     (tmp_path / "aime.jsonl").write_text("\n".join(rows))
+    rows = [json.dumps({"question": f"{i}?", "choices": list("wxyz"), "answer": i % 4}) for i in range(30)]
+    (tmp_path / "mmlu.jsonl").write_text("\n".join(rows))
     record(tmp_path / "recorded")
     return path
 
@@ -69,6 +71,7 @@ def overrides(group, option, questions, pool_file):
     needed = {
         ("task", "jsonl"): [f"task.path={questions}"],
         ("task", "aime"): [f"task.path={questions.parent}/aime.jsonl"],
+        ("task", "mmlu"): [f"task.path={questions.parent}/mmlu.jsonl"],
         ("task", "recorded"): [f"task.path={questions.parent}/recorded"],
         ("optimizer", "zero_shot"): WRITER,
         ("agent", "language_model"): WRITER[1:],

@@ -191,6 +191,16 @@ def test_an_answer_that_is_no_use_shows_that_somebody_is_there():
     run(work)
 
 
+def test_what_is_not_to_be_tried_again_is_not_waited_for():
+    async def work():
+        gate = Gate(8)
+        for _ in range(20):
+            gate.failed(BackendDown("the engine is dead", retry=False))
+        assert not gate.away
+
+    run(work)
+
+
 def test_what_is_late_is_known_after_some_replies():
     async def work():
         gate = Gate(8)

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from agentgraph.errors import ConfigError
+from agentgraph.errors import BackendRefused, ConfigError
 from agentgraph.request import Request
 
-__all__ = ["SOUND", "VLLM_RESOURCES", "Spec", "short", "specs"]
+__all__ = ["SOUND", "VLLM_RESOURCES", "Spec", "Specs", "short", "specs"]
 
 SOUND: Final[Mapping[str, Any]] = {
     # Models that do not want to end a reply otherwise fill it with blanks.
@@ -90,7 +90,36 @@ class Spec:
         return digest if self.path is not None else f"{self.arguments['model']} {digest}"
 
 
-def specs(backend: str, models: object, *, ours: Collection[str]) -> dict[str, Spec]:
+class Specs(dict[str, Spec]):
+    """The models of a backend by name.
+
+    Parameters
+    ----------
+    backend
+        Its name, for errors.
+    """
+
+    def __init__(self, backend: str, models: Mapping[str, Spec]) -> None:
+        super().__init__(models)
+        self._backend = backend
+
+    def named(self, model: str) -> Spec:
+        """The model of that name.
+
+        Raises
+        ------
+        BackendRefused
+            If there is none.
+        """
+        if model not in self:
+            raise BackendRefused(
+                f"backend {self._backend!r} serves {sorted(self)}, not {model!r}; change served_as of the model, or add it to "
+                "models of the backend"
+            )
+        return self[model]
+
+
+def specs(backend: str, models: object, *, ours: Collection[str]) -> Specs:
     """The models of a backend by name.
 
     Parameters
@@ -109,7 +138,7 @@ def specs(backend: str, models: object, *, ours: Collection[str]) -> dict[str, S
     """
     if not isinstance(models, Mapping) or not models:
         raise ConfigError(f"backend {backend!r}: models={models!r} must name one or more, such as {{m: path/to/m}}")
-    return {str(model): _spec(backend, str(model), given, ours) for model, given in models.items()}
+    return Specs(backend, {str(model): _spec(backend, str(model), given, ours) for model, given in models.items()})
 
 
 def _spec(backend: str, name: str, given: object, ours: Collection[str]) -> Spec:

@@ -78,7 +78,7 @@ class TransformersLocal(Backend):
         self._worker: Batches[_Kind, Request] | None = None
 
     async def reply(self, request: Request) -> Reply:
-        self._spec(request.model)
+        self._specs.named(request.model)
         if request.schema is not None and not self._told:
             self._told = True
             logging.getLogger(__name__).warning(
@@ -104,20 +104,12 @@ class TransformersLocal(Backend):
         BackendRefused
             If there is no such model.
         """
-        return self._spec(model).fingerprint(_RESOURCES)
+        return self._specs.named(model).fingerprint(_RESOURCES)
 
     async def close(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
-
-    def _spec(self, model: str) -> Spec:
-        if model not in self._specs:
-            raise BackendRefused(
-                f"backend {self.name!r} serves {sorted(self._specs)}, not {model!r}; change served_as of the model, or add "
-                "it to models of the backend"
-            )
-        return self._specs[model]
 
     def _missing(self, why: object) -> BackendRefused:
         return BackendRefused(
@@ -128,7 +120,7 @@ class TransformersLocal(Backend):
         """Outcomes of a batch; called by the worker."""
         model, _ = kind
         if model not in self._engines:
-            self._engines[model] = self._load(self._spec(model))
+            self._engines[model] = self._load(self._specs.named(model))
         try:
             return self._engines[model].answers(requests)
         except RuntimeError as error:  # torch: out of memory, a lost device

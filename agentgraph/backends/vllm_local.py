@@ -65,9 +65,9 @@ class VllmLocal(Backend):
 
     async def reply(self, request: Request) -> Reply:
         if self._worker is None:
-            self._spec(request.model)
+            self._specs.named(request.model)
             self._worker = _Worker(asyncio.get_running_loop(), self._start)
-        return await self._worker.ask(self._spec(request.model).name, request)
+        return await self._worker.ask(self._specs.named(request.model).name, request)
 
     async def served(self) -> tuple[str, ...]:
         if importlib.util.find_spec("vllm") is None:
@@ -84,20 +84,12 @@ class VllmLocal(Backend):
         BackendRefused
             If there is no such model.
         """
-        return self._spec(model).fingerprint(VLLM_RESOURCES)
+        return self._specs.named(model).fingerprint(VLLM_RESOURCES)
 
     async def close(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
-
-    def _spec(self, model: str) -> Spec:
-        if model not in self._specs:
-            raise BackendRefused(
-                f"backend {self.name!r} serves {sorted(self._specs)}, not {model!r}; change served_as of the model, or add "
-                "it to models of the backend"
-            )
-        return self._specs[model]
 
     def _missing(self, why: object) -> BackendRefused:
         return BackendRefused(
@@ -112,7 +104,7 @@ class VllmLocal(Backend):
         BackendRefused
             If vLLM is not there or cannot run the model.
         """
-        spec = self._spec(model)
+        spec = self._specs.named(model)
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
         try:

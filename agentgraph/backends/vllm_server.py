@@ -121,8 +121,7 @@ class VllmServer(Backend):
         self._starting: asyncio.Task[dict[str, _Server]] | None = None
 
     async def reply(self, request: Request) -> Reply:
-        if request.model not in self._specs:
-            raise self._unknown(request.model)
+        self._specs.named(request.model)
         server = (await self._started())[request.model]
         server.check()
         try:
@@ -149,9 +148,7 @@ class VllmServer(Backend):
         BackendRefused
             If there is no such model.
         """
-        if model not in self._specs:
-            raise self._unknown(model)
-        return self._specs[model].fingerprint((*VLLM_RESOURCES, "devices"))
+        return self._specs.named(model).fingerprint((*VLLM_RESOURCES, "devices"))
 
     async def close(self) -> None:
         starting, self._starting = self._starting, None
@@ -161,12 +158,6 @@ class VllmServer(Backend):
         (done,) = await asyncio.gather(starting, return_exceptions=True)
         if isinstance(done, dict):
             await self._stop(list(done.values()))
-
-    def _unknown(self, model: str) -> BackendRefused:
-        return BackendRefused(
-            f"backend {self.name!r} serves {sorted(self._specs)}, not {model!r}; change served_as of the model, or add it to "
-            "models of the backend"
-        )
 
     def _client(self, url: str, spec: Spec, key: str) -> OpenAIServer:
         body = {**({"chat_template_kwargs": dict(spec.template)} if spec.template else {}), **self._extra_body}

@@ -1,4 +1,7 @@
-"""MMLU: four options in 57 subjects (Hendrycks et al. 2021, arXiv 2009.03300)."""
+"""MMLU: four options in 57 subjects (Hendrycks et al. 2021, arXiv 2009.03300).
+
+The questions are under the MIT licence, but the copy at hand came without one: none ship with the package.
+"""
 
 from __future__ import annotations
 

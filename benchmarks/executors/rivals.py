@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict
 
-from agentgraph.request import Request, Settings, stable_hash
+from agentgraph.request import Request, Settings
 from executors.load import Shape, Sleeper, Times
 
 SETTINGS = Settings(max_tokens=64)
@@ -18,11 +18,6 @@ SETTINGS = Settings(max_tokens=64)
 def request(question: int, node: int) -> Request:
     """A call of a rival: what it costs to make one is part of its time."""
     return Request("model", "model", (("user", f"What is {question} times {question}?"),), SETTINGS, sample=node)
-
-
-def seed_of(question: int, node: int) -> int:
-    """Which drawn time a node of a question has, where nobody makes requests."""
-    return stable_hash(question, node) >> 1
 
 
 def critical_path(shape: Shape, questions: int, times: Times) -> float:

@@ -42,6 +42,12 @@ def make(request, tmp_path):
         settings["path"] = str(tmp_path / "aime.jsonl")
         rows = [json.dumps({"problem": f"Find {i}.", "answer": f"{i:03d}"}) for i in range(200)]
         (tmp_path / "aime.jsonl").write_text("\n".join(rows))
+    elif request.param == "mmlu":  # of which none ship either
+        settings["path"] = str(tmp_path / "mmlu.jsonl")
+        rows = [
+            json.dumps({"question": f"Which is {i}?", "choices": list("wxyz"), "answer": i % 4}) for i in range(200)
+        ]
+        (tmp_path / "mmlu.jsonl").write_text("\n".join(rows))
     elif request.param == "recorded":
         settings["path"] = record(tmp_path / "recorded")
     return lambda **more: cls(**settings, **more)
@@ -130,7 +136,7 @@ def test_stages_are_complete(make):
             assert stage.extract(odd) is None or isinstance(stage.extract(odd), str)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in ("jsonl", "recorded", "aime")])
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("jsonl", "recorded", "aime", "mmlu")])
 def test_same_questions_in_every_process(name):
     load_task(name)  # code tasks refuse here where there is no sandbox
     script = (
