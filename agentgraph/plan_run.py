@@ -135,6 +135,9 @@ class Shared:
     async def clear(self) -> None:
         """Cancel what is running and forget everything."""
         await cancelled(self.unfinished())
+        for run in self.running.values():
+            if not run.cancelled():
+                run.exception()  # what a question raised already; asyncio would print those that nobody looked at
         self.numbers.clear()
         self.running.clear()
 

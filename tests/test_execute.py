@@ -1,6 +1,7 @@
 """The executor: what runs when, what is asked only once, what is charged, and what a failure or a bad reply does."""
 
 import asyncio
+import gc
 import random
 import signal
 import threading
@@ -22,6 +23,7 @@ from agentgraph.errors import (
     BackendTimeout,
     ConfigError,
     RunError,
+    TaskError,
 )
 from agentgraph.execute import Deadlines, Executor, Job
 from agentgraph.graph import Graph, Node
@@ -898,3 +900,19 @@ def test_a_backend_that_must_be_started_first_is_and_that_is_no_node_s_time():
     (row,) = answers(served, [Graph((SMALL,))], QUESTIONS[:12], deadlines=Deadlines(node=0.2))
     assert all(not answer.outcomes for answer in row)
     assert 1 <= served.started <= 4
+
+
+def test_what_many_nodes_raise_is_raised_once_and_printed_nowhere(caplog):
+    async def script(_):
+        await asyncio.sleep(0.01)
+        raise TaskError("the model cannot be asked this")
+
+    def refused():  # a function of its own: what it holds is gone afterwards
+        with executor(backend(script)) as running, pytest.raises(TaskError, match="cannot be asked this"):
+            running.run(
+                [Job(Plan((graph,)), QUESTIONS) for graph in (star(VOTE, SMALL, LARGE), star(VOTE, LARGE, SMALL))]
+            )
+
+    refused()
+    gc.collect()
+    assert not caplog.records
