@@ -348,7 +348,8 @@ class PlanNode:
 
     async def run(self, parents: Sequence[asyncio.Task[NodeRun]], text: str, start: float) -> NodeRun:
         """What the node comes to on a question, once its parents have; ``start`` is when the stage began, seconds."""
-        above = [await parent for parent in parents]
+        # Shielded: who is dropped while it waits must not take along a parent that others wait for as well.
+        above = [parent.result() if parent.done() else await asyncio.shield(parent) for parent in parents]
         asker = self.asker(text, max((run.end for run in above), default=start))
         message, error = Message(None), next((run.error for run in above if run.error is not None), None)
         if error is None:

@@ -73,13 +73,14 @@ def execute(graph: Graph, questions: int, backend: Backend, pool: Pool) -> tuple
     return seconds, max(answer.charge.seconds for answer in answers), used, made
 
 
-def floor(calls: int) -> float:
+def floor(calls: int, times: Times) -> float:
     """Processor time of a call (microseconds) that asyncio itself takes, with a task, a timer and a key hash."""
 
     async def one(i: int) -> str:
         text = f"What is {i} times {i}?"
-        key = Request("model", "model", (("user", text),), Settings(max_tokens=64), sample=i).key
-        await asyncio.sleep(MEAN / 4)
+        request = Request("model", "model", (("user", text),), Settings(max_tokens=64), sample=i)
+        key = request.key
+        await asyncio.sleep(times.of(request.seed))
         return key
 
     async def run() -> None:
@@ -98,7 +99,7 @@ def over(seconds: float | None, limit: float) -> str:
 def part_a(chosen: list[Shape], flights: list[int], spreads: list[float]) -> None:
     """Print (a)."""
     print(f"(a) calls of {MEAN:g} s, any number at once; makespan / longest critical path of the drawn times")
-    print(f"    an asyncio task with a timer and a request's key costs {floor(10_000):.0f} us of processor time\n")
+    print("    floor: processor time of an asyncio task with a timer of the same drawn time and a request's key\n")
     command = [
         sys.executable,
         __file__,
@@ -106,10 +107,11 @@ def part_a(chosen: list[Shape], flights: list[int], spreads: list[float]) -> Non
         str(max(flights)),
     ]  # in a process of its own: memory is not given back
     print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    head = f"{'graph':<16}{'times':<12}{'in flight':>9}{'calls':>8} {'ours':>6}{'us/call':>9}"
+    head = f"{'graph':<16}{'times':<12}{'in flight':>9}{'calls':>8} {'ours':>6}{'us/call':>9}{'floor':>6}"
     print(f"{head} {'by level':>9}{'LangGraph':>10}{'one by one':>11}")
     for flight in flights:
         for spread in spreads:
+            least = floor(flight, Times(spread))
             for shape in chosen:
                 questions = -(-flight // shape.sources)
                 times = Times(spread)
@@ -118,7 +120,7 @@ def part_a(chosen: list[Shape], flights: list[int], spreads: list[float]) -> Non
                 limit = critical_path(shape, questions, times)
                 print(
                     f"{shape.name:<16}{'log-normal' if spread else 'equal':<12}{backend.peak:>9,}{made:>8,} "
-                    f"{over(seconds, path):>6}{1e6 * used / made:>9.0f} "
+                    f"{over(seconds, path):>6}{1e6 * used / made:>9.0f}{least:>6.0f} "
                     f"{over(level_by_level(shape, questions, Sleeper(times)), limit):>9}"
                     f"{over(langgraph(shape, questions, Sleeper(times)), limit):>10}"
                     f"{over(one_node_after_another(shape, questions, times, GPTSWARM_QUESTIONS), limit):>11}",

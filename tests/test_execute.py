@@ -874,6 +874,29 @@ def test_what_is_begun_ahead_goes_on_and_what_is_dropped_is_cancelled():
     assert rows == answers(backend(), [one.stages[0]], second)
 
 
+def test_a_plan_that_is_dropped_does_not_take_along_the_nodes_that_others_share():
+    """Both plans wait for the same node when the second is dropped; it replies only once the next jobs have begun."""
+    one, two = Plan((star(VOTE, SMALL, LARGE),)), Plan((star(VOTE, SMALL, Node("assistant", "b-small")),))
+    first, second, third = QUESTIONS[:2], QUESTIONS[2:8], QUESTIONS[8:12]
+    begun = asyncio.Event()
+
+    def factors(text):  # every call sees them in an order of its own
+        return sorted(text.split("*"))
+
+    async def script(request):
+        asked = factors(request.messages[-1][1].split(":")[1])
+        if asked in [factors(question.text) for question in third]:
+            begun.set()
+        elif request.model == "a-small" and asked in [factors(question.text) for question in second]:
+            await begun.wait()
+        return skilled(request)
+
+    with executor(backend(script, limit=64)) as running:
+        running.run([Job(one, first)], [Job(one, second), Job(two, second)])
+        rows = running.run([Job(one, [*second, *third])])
+    assert rows == answers(backend(), [one.stages[0]], [*second, *third])
+
+
 def test_what_is_begun_ahead_ends_with_the_executor():
     async def script(request):
         await asyncio.sleep(0 if request.model == "a-small" else 600)
