@@ -104,7 +104,7 @@ def test_unreadable_question_is_named_and_spoils_no_other(tmp_path):
     results = replies(backend, [ask(text, "a") for text in texts])
     assert [isinstance(result, TaskError) for result in results] == [text in ("What", "WWWW") for text in texts]
     assert "model 'a' cannot be asked 'What': the embedded models have no token for 'W'" in str(results[1])
-    assert "use another model" in str(results[1])
+    assert "name others with models=" in str(results[1])
     assert results[5].text.startswith("dddd/")
 
 

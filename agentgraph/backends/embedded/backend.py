@@ -185,7 +185,12 @@ def _generate(llama: Llama, model: str, rows: Sequence[_Row]) -> list[Outcome]:
         )
     except ValueError as error:
         if len(rows) == 1:
-            return [TaskError(f"model {model!r} cannot be asked {_shown(rows[0].prompt)}: {error}; use another model")]
+            return [
+                TaskError(
+                    f"model {model!r} cannot be asked {_shown(rows[0].prompt)}: {error}; the embedded models know the tasks "
+                    "calc, recall and pipeline: name others with models="
+                )
+            ]
         # One bad question spoils no other: halves until it stands alone.
         middle = len(rows) // 2
         return _generate(llama, model, rows[:middle]) + _generate(llama, model, rows[middle:])
