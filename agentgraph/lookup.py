@@ -94,17 +94,21 @@ class Lookup:
         marks = np.full(len(questions), np.nan)
         new = 0
         for q, question in enumerate(questions):
-            handed: str | None = ""
+            handed: list[str] | None = []
             for s in range(len(run.stages)):
                 if handed is None:  # what an earlier stage hands on is not known: all of this one is new
                     new += calls[s]
                     continue
-                message, missing = self._stage(run.stages[s], forms[s], self.task.asked(s, question, handed))
+                message, missing = self._stage(
+                    run.stages[s], forms[s], self.task.asked(s, question, handed[-1] if handed else "")
+                )
                 new += missing
-                handed = (message.answer or "") if message else None
-                if message and (message.answer is None or s == len(run.stages) - 1):  # else something is handed on
-                    marks[q] = 0.0 if message.answer is None else self.task.mark(message.answer, question)
+                if message and message.answer is None:  # nothing is handed on
+                    marks[q] = 0.0
                     break
+                handed = [*handed, message.answer] if message and message.answer is not None else None
+                if handed and s == len(run.stages) - 1:
+                    marks[q] = self.task.mark_end(handed, question)
         return Known(marks, new, sum(calls) * len(questions))
 
     def _stage(self, stage: StageRun, forms: Sequence[Sequence[CallForm]], text: str) -> tuple[Message | None, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from agentgraph.budget import TTS_REFERENCE, Cost, Tokens, flops, is_number, tts_units
 from agentgraph.errors import BackendError, ConfigError
@@ -32,6 +32,9 @@ __all__ = [
     "cancelled",
     "sample_numbers",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -226,26 +229,28 @@ class PlanRun:
         """Run every stage on one question."""
         engine, bill = self.engine, _Bill()
         engine.check_broken()
-        message, handed, marks = Message(None), "", {}
+        task, handed, marks, mark = engine.task, [""], {}, 0.0
         try:
             for s, stage in enumerate(self.stages):
-                message = await self._stage(stage, engine.task.asked(s, question, handed), bill)
-                handed = message.answer or ""
-                if s == len(self.stages) - 1:
-                    break
+                text = await self._found(task.asked, s, question, handed[-1]) if s else task.asked(s, question, "")
+                message = await self._stage(stage, text, bill)
                 if message.answer is None:  # nothing to go on with
-                    bill.outcomes["nothing handed on"] += 1
-                    marks[stage.stage.name] = 0.0
+                    if s < len(self.stages) - 1:
+                        bill.outcomes["nothing handed on"] += 1
+                        marks[stage.stage.name] = 0.0
+                    handed.append("")
                     break
-                known = engine.task.mark_stage(s, message.answer, question)
+                handed.append(message.answer)
+                known = await self._found(task.mark_stage, s, message.answer, question)
                 marks.update({} if known is None else {stage.stage.name: known})
-            mark = await self._mark(message.answer, question)
+            else:
+                mark = await self._found(task.mark_end, handed[1:], question)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
         finally:
             engine.question_done(bill.calls)
-        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed, marks)
+        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed[-1], marks)
 
     def begin(self, question: Question) -> None:
         """Start the nodes of the first stage; `question`, called later, finds them running."""
@@ -274,11 +279,11 @@ class PlanRun:
         bill.stage_done(sink.end - start)
         return sink.message
 
-    async def _mark(self, answer: str | None, question: Question) -> float:
-        task = self.engine.task
-        if answer is None:
-            return 0.0
-        return await asyncio.to_thread(task.mark, answer, question) if task.slow_marks else task.mark(answer, question)
+    async def _found(self, find: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """What a method of the task finds; in a thread if that may take long."""
+        if self.engine.task.slow_marks:
+            return await asyncio.to_thread(find, *given, **named)
+        return find(*given, **named)
 
 
 class _Bill:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agentgraph.errors import TaskError
 
-__all__ = ["HUB", "SAMPLE", "Hub", "Row", "json_lines", "read_text", "rows", "with_options"]
+__all__ = ["HUB", "SAMPLE", "Hub", "Row", "json_lines", "read_text", "rows", "sample_file", "with_options"]
 
 SAMPLE, HUB = "sample", "hub"
 """Words that stand in the place of a path: the sample in the package, and Hugging Face."""
@@ -44,18 +44,19 @@ class Hub:
 
 
 def rows(
-    path: str, *, sample: str, hub: Hub, revision: str | None, columns: tuple[str, ...] = ()
+    path: str, *, sample: str, hub: Hub | None, revision: str | None, columns: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Row]]:
     """The rows of a task, each with the words that name its place in an error.
 
     Parameters
     ----------
     path
-        'sample', 'hub', or a file or folder: .jsonl (an object a line), .json (a list of objects) or .csv, also gzipped.
+        'sample', 'hub', or a file or folder: .jsonl (an object a line), .json (a list of objects, or an object a line) or .csv,
+        also gzipped.
     sample
         Name of the sample in the package; a task without one has 'hub' and a path only.
     hub, revision
-        The dataset, and the commit of it that is read.
+        The dataset, if there is one, and the commit of it that is read.
     columns
         Names of the columns of a .csv without a head.
 
@@ -65,6 +66,8 @@ def rows(
         If there is nothing there, or it cannot be read.
     """
     if path == HUB:
+        if hub is None:
+            raise TaskError(f"{sample} is not read from Hugging Face; set task.path to a file, or to {SAMPLE!r}")
         yield from _download(hub, revision)
         return
     if path == SAMPLE:
@@ -94,7 +97,7 @@ def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
     if kind == ".csv":
         lines = csv.DictReader(io.StringIO(text, newline=""), columns or None)
         yield from ((f"{file}, row {number}", row) for number, row in enumerate(lines, start=1))
-    elif kind == ".json":
+    elif kind == ".json" and not _has_lines(text):
         try:
             entries = json.loads(text)
         except ValueError as error:
@@ -105,8 +108,22 @@ def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
         yield from json_lines(file, text)
 
 
-def read_text(file: Path) -> str:
-    """A UTF-8 file, unpacked if it is gzipped.
+def _has_lines(text: str) -> bool:
+    """Whether what calls itself JSON is one object a line, as some benchmarks write it."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
+
+
+def sample_file(name: str) -> Path:
+    """A file of the samples in the package."""
+    return _SAMPLES / name
+
+
+def read_text(file: Path, key: str = "task.path") -> str:
+    """A UTF-8 file, unpacked if it is gzipped; errors say that ``key`` named it.
 
     Raises
     ------
@@ -117,9 +134,9 @@ def read_text(file: Path) -> str:
         data = file.read_bytes()
         return (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise TaskError(f"task.path={file} does not exist; name a file with one JSON object per line") from error
+        raise TaskError(f"{key}={file} does not exist; name a file that does") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TaskError(f"cannot read task.path={file}: {error}; it must be a UTF-8 text file") from error
+        raise TaskError(f"cannot read {key}={file}: {error}; it must be a UTF-8 text file") from error
 
 
 def json_lines(file: Path, text: str) -> Iterator[tuple[str, Row]]:

@@ -228,7 +228,9 @@ class Space:
                 f"stage shares must be above 0: {given}; leave the stage its cheapest graph by a small share"
             )
         if abs(sum(self.shares) - 1) > 1e-6:
-            raise SpaceError(f"stage shares sum to {sum(self.shares):g}, must sum to 1: {given}")
+            raise SpaceError(
+                f"stage shares sum to {sum(self.shares):g}, must sum to 1: {given}; change stages.<stage>.share"
+            )
 
     def _buys_nothing(self) -> str:
         """Which resource is short: one alone, or several that no plan fits together."""

@@ -38,7 +38,7 @@ class Answer:
     text
         The answer, '' if there is none.
     stages
-        Marks of what stages before the last handed on, by name, where they can be marked by themselves.
+        Marks of what stages alone have done, by name, where they can be marked by themselves.
     """
 
     question: str
@@ -66,7 +66,7 @@ class Trial:
     charged
         Sum of measured costs over the marked questions.
     stage_marks
-        Mark of what a stage before the last handed on, by stage and question id; only stages that can be marked.
+        Mark of what a stage alone has done, by stage and question id; only stages that can be marked.
     """
 
     number: int

@@ -216,7 +216,7 @@ def test_by_name(questions, pool_file):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
+        (["task=chess"], "task=chess is unknown; there are 2wikimultihopqa, aime, calc, .*recall"),
         (["optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, .*random_search"),
         (["models=gpt"], "models=gpt is unknown; there are embedded, file"),
         (["role=[judge]"], "role=judge is unknown; there are assistant, "),

@@ -103,7 +103,8 @@ class Task(ABC):
     stages
         In the order they run; one for most tasks. What a stage answers is handed on by `asked`.
     slow_marks
-        Whether `mark` may take longer than some milliseconds: then it is called in a thread, several at once.
+        Whether `mark`, `mark_stage`, `mark_end` or, after the first stage, `asked` may take longer than some milliseconds: then
+        they are called in threads, several at once.
     """
 
     name: str
@@ -175,9 +176,13 @@ class Task(ABC):
         return question.text
 
     def mark_stage(self, stage: int, answer: str, question: Question) -> float | None:
-        """Mark in [0, 1] of what a stage before the last hands on; ``None`` where it cannot be marked by itself."""
+        """Mark in [0, 1] of what a stage alone has done; ``None`` where it cannot be marked by itself."""
         del stage, answer, question
         return None
+
+    def mark_end(self, answers: Sequence[str], question: Question) -> float:
+        """Mark in [0, 1] of a question, given what each stage answered; by default `mark` of the last."""
+        return self.mark(answers[-1], question)
 
 
 def cut(questions: Sequence[Question], split: str) -> Sequence[Question]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import doctest
 
 from agentgraph.answers import parse_python
 from agentgraph.errors import TaskError
 from agentgraph.questions import Hub, Row
 from agentgraph.tasks.base import Question
-from agentgraph.tasks.benchmark import CodeBenchmark, field
+from agentgraph.tasks.benchmark import CodeBenchmark, Tests, field
 
 
 class HumanEval(CodeBenchmark):
@@ -25,7 +26,26 @@ class HumanEval(CodeBenchmark):
         solution = row.get("canonical_solution")
         helpers = _without(place, prompt, entry)
         tests = f"{helpers}\n{field(place, row, 'test')}\ncheck({entry})"
-        return self.tested(prompt, f"{prompt}{solution}" if solution else "", tests, [entry], before=helpers)
+        found = Tests(tests, (entry,), helpers, _examples(prompt))
+        return self.tested(prompt, f"{prompt}{solution}" if solution else "", found)
+
+
+def _examples(prompt: str) -> tuple[str, ...]:
+    """The examples of a docstring that are calls with a literal result, as assertions."""
+    try:
+        found = doctest.DocTestParser().get_examples(prompt)
+    except ValueError:  # not all that looks like a session is one
+        return ()
+    calls = [(example.source.strip(), example.want.strip()) for example in found]
+    return tuple(f"assert {call} == {want}" for call, want in calls if _is_value(want) and "\n" not in call)
+
+
+def _is_value(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _without(place: str, prompt: str, entry: str) -> str:

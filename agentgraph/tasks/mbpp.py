@@ -9,7 +9,7 @@ from agentgraph.answers import parse_python
 from agentgraph.errors import TaskError
 from agentgraph.questions import Hub, Row
 from agentgraph.tasks.base import Question
-from agentgraph.tasks.benchmark import CodeBenchmark, field, first_field
+from agentgraph.tasks.benchmark import CodeBenchmark, Tests, field, first_field
 
 
 class Mbpp(CodeBenchmark):
@@ -26,7 +26,8 @@ class Mbpp(CodeBenchmark):
         setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
         tests, solution = "\n".join([setup, *map(str, asserts)]), str(row.get("code") or "").replace("\r\n", "\n")
         text = f"{field(place, row, 'text', 'prompt')}\nYour code should pass this test:\n{asserts[0]}"
-        return self.tested(text, solution, tests, _called(place, tests, solution))
+        shown = (str(asserts[0]),)
+        return self.tested(text, solution, Tests(tests, tuple(_called(place, tests, solution)), shown=shown))
 
 
 def _called(place: str, tests: str, solution: str) -> list[str]:

@@ -139,6 +139,24 @@ def test_vote_takes_the_majority_and_ties_go_to_the_first(answers):
     assert message.confidence == most / 4
 
 
+@pytest.mark.parametrize(
+    ("lists", "answer", "confidence"),
+    [
+        (["3,17", "3,17", "5"], "3,17", 2 / 3),
+        (["3,17", "3,5", "3,5,17"], "3,17", (3 + 2) / 6),  # two lengths of 2; 17 was listed before 5
+        (["10,9", "9"], "9,10", 3 / 4),  # the length that came first
+        (["b,a", "b", "c"], "b", 2 / 3),
+        (["b,a", "c,a"], "b,a", 3 / 4),
+        (["7, 7", "8"], "7", 1 / 2),
+        ([",", "4", "4"], "4", 2 / 3),
+        (["plain"], "plain", 1.0),
+    ],
+)
+def test_item_vote_keeps_the_most_listed_items_up_to_the_usual_length(lists, answer, confidence):
+    message, _ = run(made("item_vote"), [said(one) for one in lists])
+    assert (message.answer, message.confidence) == (answer, pytest.approx(confidence))
+
+
 def test_confidence_vote_adds_confidences():
     role = made("confidence_vote")
     parents = [said("a", 0.4), said("b", 0.7), said("a", 0.4)]
