@@ -6,6 +6,7 @@ repeated or goes on with a full store sees at each point what it saw before, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,6 +92,7 @@ class Lookup:
         forms = [[node.role.forms(len(above)) for node, above in zip(stage.nodes, stage.graph.parents, strict=True)]
                  for stage in run.stages]  # fmt: skip
         calls = [sum(map(len, stage)) for stage in forms]
+        refereed = int(run.referee is not None)
         marks = np.full(len(questions), np.nan)
         new = 0
         for q, question in enumerate(questions):
@@ -103,9 +105,22 @@ class Lookup:
                 new += missing
                 handed = (message.answer or "") if message else None
                 if message and (message.answer is None or s == len(run.stages) - 1):  # else something is handed on
-                    marks[q] = 0.0 if message.answer is None else self.task.mark(message.answer, question)
+                    marks[q], missing = self._mark(run, message, question)
+                    new += missing
                     break
-        return Known(marks, new, sum(calls) * len(questions))
+            else:
+                new += refereed  # what it would be asked is not known
+        return Known(marks, new, (sum(calls) + refereed) * len(questions))
+
+    def _mark(self, run: PlanRun, message: Message, question: Question) -> tuple[float, int]:
+        """Mark of an answer, NaN if the referee was not asked about it; and how many calls are missing."""
+        if message.answer is not None and run.referee is not None:
+            text = self.task.asked(len(run.stages), question, message.answer)
+            said, missing = self._node(run.referee, [], True, run.referee.role.forms(0), text)
+            if said is None:
+                return math.nan, missing
+            message = said
+        return 0.0 if message.answer is None else self.task.mark(message.answer, question), 0
 
     def _stage(self, stage: StageRun, forms: Sequence[Sequence[CallForm]], text: str) -> tuple[Message | None, int]:
         """The sink's message, ``None`` if a call is missing, and how many are."""

@@ -16,8 +16,9 @@ from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
 from agentgraph.prompt import Prompt, render
 from agentgraph.request import Reply, Request, Settings, stable_hash
+from agentgraph.roles.assistant import Assistant
 from agentgraph.roles.base import Message, Role
-from agentgraph.tasks.base import Question, Stage, Task
+from agentgraph.tasks.base import Question, Referee, Stage, Task
 from agentgraph.trial import Answer
 
 __all__ = [
@@ -221,6 +222,11 @@ class PlanRun:
                 own = (s, id(role), node.model, job.replicate, *samples[i].items())
                 numbers.append(engine.shared.number(own, *(numbers[p] for p in graph.parents[i])))
             self.stages.append(StageRun(stage, graph, nodes, numbers))
+        self.referee = None if engine.task.referee is None else self._node_of(engine.task.referee)
+
+    def _node_of(self, referee: Referee) -> PlanNode:
+        role = Assistant(name="referee", settings=Settings(temperature=0.0))
+        return PlanNode(self.engine, referee.stage, role, referee.model, {"solve": 0}, self.job.replicate)
 
     async def question(self, question: Question) -> Answer:
         """Run every stage on one question."""
@@ -239,12 +245,12 @@ class PlanRun:
                     break
                 known = engine.task.mark_stage(s, message.answer, question)
                 marks.update({} if known is None else {stage.stage.name: known})
-            mark = await self._mark(message.answer, question)
+            mark = await self._mark(await self._refereed(message.answer, question, bill), question)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
         finally:
-            engine.question_done(bill.calls)
+            engine.question_done(bill.calls + bill.unpaid)
         return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed, marks)
 
     def begin(self, question: Question) -> None:
@@ -274,6 +280,17 @@ class PlanRun:
         bill.stage_done(sink.end - start)
         return sink.message
 
+    async def _refereed(self, answer: str | None, question: Question, bill: _Bill) -> str | None:
+        """What is marked: the answer, or what the task's referee says of it."""
+        if self.referee is None or answer is None:
+            return answer
+        bill.unpaid += 1
+        run = await self.referee.run([], self.engine.task.asked(len(self.stages), question, answer), bill.seconds)
+        bill.outcomes.update(run.outcomes)
+        if run.error is not None:
+            raise run.error
+        return run.message.answer
+
     async def _mark(self, answer: str | None, question: Question) -> float:
         task = self.engine.task
         if answer is None:
@@ -289,6 +306,7 @@ class _Bill:
         self.usd: list[float] = []
         self.prompt_tokens = self.output_tokens = 0.0
         self.calls = 0
+        self.unpaid = 0  # the referee's
         self.seconds = 0.0  # longest path of the stages that are done
         self.tts_units: list[float] = []
         self.solves: dict[
