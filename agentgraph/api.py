@@ -73,7 +73,7 @@ def search(
         for key, value in (("task", task), ("models", models), ("optimizer", optimizer))
         if isinstance(value, str)
     ]
-    config = load("search", prepared([*named, *(f"{key}={value}" for key, value in settings.items())]))
+    config = load("search", prepared([*named, *(f"{key}={value}" for key, value in settings.items())], "search"))
     setup = with_changes(
         build_search(config),
         budget_units=budget_units,

@@ -18,6 +18,8 @@ from agentgraph.version import __version__
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from agentgraph.run import Setup
+
 __all__ = ["main"]
 
 HELP: Final = f"""agentgraph {__version__}: find the collaboration graph of language models that answers best within a budget
@@ -85,7 +87,7 @@ def _dispatch(command: str, arguments: list[str]) -> None:
         raise ConfigError(f"{command!r} is no command; there are {', '.join(commands)} (agentgraph --help)")
     from agentgraph.config import complete, conf_folder, load, prepared
 
-    arguments = prepared(arguments)
+    arguments = prepared(arguments, command)
     folder = next((a.removeprefix("run=") for a in arguments if a.startswith("run=")), "null")
     if command == "search" and folder not in ("", "null"):
         _go_on(Path(folder).expanduser(), [a for a in arguments if not a.startswith("run=")])
@@ -115,7 +117,7 @@ def _guarded(command: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
 
 def _search(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import open_dict
 
     from agentgraph.config import build_search
     from agentgraph.run_folder import RunFolder
@@ -126,8 +128,21 @@ def _search(config: DictConfig) -> None:
     folder = RunFolder(Path(hydra.runtime.output_dir))
     with open_dict(config):
         config.replay_with = _task_and_models(hydra.runtime.choices, list(hydra.overrides.task))
-    write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
+    write_atomically(folder.config, _kept(config, setup).encode())
     _run(setup, folder, config.replay_with)
+
+
+def _kept(config: DictConfig, setup: Setup) -> str:
+    """What of a run's settings its folder keeps, as YAML."""
+    from omegaconf import OmegaConf
+
+    kept = config.copy()
+    given = {str(key): value for key, value in OmegaConf.to_container(config.task).items()}  # type: ignore[union-attr]
+    task = setup.task.kept(given)
+    changed = [f"task.{key}=" for key in given if task[key] != given[key]]
+    OmegaConf.update(kept, "task", task, merge=False)
+    kept.replay_with = [told for told in config.replay_with if not told.startswith(tuple(changed))]
+    return OmegaConf.to_yaml(kept)
 
 
 def _go_on(path: Path, overrides: list[str]) -> None:
@@ -150,6 +165,8 @@ def _go_on(path: Path, overrides: list[str]) -> None:
         given = OmegaConf.from_dotlist([f"value={value}"]).value
         if key == "rounds" and isinstance(given, int) and given >= config.rounds:
             config.rounds = given
+        elif key == "task.function" and known is None:  # which the folder does not keep
+            config.task.function = given
         elif given != known:
             raise ConfigError(
                 f"run={path} was started with {key}={known}, got {override}; a run goes on with its own settings "
@@ -157,7 +174,7 @@ def _go_on(path: Path, overrides: list[str]) -> None:
             )
     setup = build_search(config.copy())
     folder = RunFolder(path)
-    write_atomically(folder.config, OmegaConf.to_yaml(config).encode())
+    write_atomically(folder.config, _kept(config, setup).encode())
     _run(setup, folder, config.replay_with)
 
 

@@ -389,8 +389,13 @@ def load_models(name: str) -> tuple[Pool, dict[str, Backend]]:
     return build_models(load("check", prepared([f"models={name}"])).models)
 
 
-def prepared(overrides: Sequence[str]) -> list[str]:
+_BROUGHT: Final = {"callable": {"models": "callable", "role": "[spend,tally]"}}  # by a task, unless others are named
+
+
+def prepared(overrides: Sequence[str], command: str = "check") -> list[str]:
     """Overrides as Hydra wants them.
+
+    A task that is no use without models or roles of its own brings them (roles where the command has any: 'search').
 
     ``models=path/to/pool.yaml`` becomes the entry 'file' and its path; ``replace.<model>=<model>`` adds a key, whose dots
     (``replace.qwen2.5-7b=…``) are part of the name; ``stages.<stage>.share=0.3`` adds one too.
@@ -405,6 +410,10 @@ def prepared(overrides: Sequence[str]) -> list[str]:
             replaced.append(override.removeprefix("replace.").replace("=", ":", 1))
         else:
             result.append(override)
+    for task in [override.removeprefix("task=") for override in overrides if override.startswith("task=")]:
+        for group, option in _BROUGHT.get(task, {}).items():
+            if (group == "models" or command == "search") and not any(o.startswith(f"{group}=") for o in result):
+                result.insert(0, f"{group}={option}")
     if replaced:
         result.append(f"++replace={{{','.join(replaced)}}}")
     return result

@@ -6,6 +6,7 @@ repeated or goes on with a full store sees at each point what it saw before, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,6 +92,7 @@ class Lookup:
         forms = [[node.role.forms(len(above)) for node, above in zip(stage.nodes, stage.graph.parents, strict=True)]
                  for stage in run.stages]  # fmt: skip
         calls = [sum(map(len, stage)) for stage in forms]
+        refereed = int(run.referee is not None)
         marks = np.full(len(questions), np.nan)
         new = 0
         for q, question in enumerate(questions):
@@ -108,8 +110,22 @@ class Lookup:
                     break
                 handed = [*handed, message.answer] if message and message.answer is not None else None
                 if handed and s == len(run.stages) - 1:
-                    marks[q] = self.task.mark_end(handed, question)
-        return Known(marks, new, sum(calls) * len(questions))
+                    marks[q], missing = self._mark(run, handed, question)
+                    new += missing
+                    break
+            else:
+                new += refereed  # what it would be asked is not known
+        return Known(marks, new, (sum(calls) + refereed) * len(questions))
+
+    def _mark(self, run: PlanRun, answers: Sequence[str], question: Question) -> tuple[float, int]:
+        """Mark of what the stages answered, NaN if the referee was not asked about it; and how many calls are missing."""
+        if run.referee is None:
+            return self.task.mark_end(answers, question), 0
+        text = self.task.asked(len(run.stages), question, answers[-1])
+        said, missing = self._node(run.referee, [], True, run.referee.role.forms(0), text)
+        if said is None:
+            return math.nan, missing
+        return 0.0 if said.answer is None else self.task.mark(said.answer, question), 0
 
     def _stage(self, stage: StageRun, forms: Sequence[Sequence[CallForm]], text: str) -> tuple[Message | None, int]:
         """The sink's message, ``None`` if a call is missing, and how many are."""

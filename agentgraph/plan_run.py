@@ -16,8 +16,9 @@ from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
 from agentgraph.prompt import Prompt, render
 from agentgraph.request import Reply, Request, Settings, stable_hash
+from agentgraph.roles.assistant import Assistant
 from agentgraph.roles.base import Message, Role
-from agentgraph.tasks.base import Question, Stage, Task
+from agentgraph.tasks.base import Question, Referee, Stage, Task
 from agentgraph.trial import Answer
 
 __all__ = [
@@ -224,6 +225,11 @@ class PlanRun:
                 own = (s, id(role), node.model, job.replicate, *samples[i].items())
                 numbers.append(engine.shared.number(own, *(numbers[p] for p in graph.parents[i])))
             self.stages.append(StageRun(stage, graph, nodes, numbers))
+        self.referee = None if engine.task.referee is None else self._node_of(engine.task.referee)
+
+    def _node_of(self, referee: Referee) -> PlanNode:
+        role = Assistant(name="referee", settings=Settings(temperature=0.0))
+        return PlanNode(self.engine, referee.stage, role, referee.model, {"solve": 0}, self.job.replicate)
 
     async def question(self, question: Question) -> Answer:
         """Run every stage on one question."""
@@ -244,12 +250,12 @@ class PlanRun:
                 known = await self._found(task.mark_stage, s, message.answer, question)
                 marks.update({} if known is None else {stage.stage.name: known})
             else:
-                mark = await self._found(task.mark_end, handed[1:], question)
+                mark = await self._mark(handed[1:], question, bill)
         except BackendError:
             engine.check_broken()
             return Answer(question.id, None)
         finally:
-            engine.question_done(bill.calls)
+            engine.question_done(bill.calls + bill.unpaid)
         return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed[-1], marks)
 
     def begin(self, question: Question) -> None:
@@ -279,6 +285,19 @@ class PlanRun:
         bill.stage_done(sink.end - start)
         return sink.message
 
+    async def _mark(self, answers: Sequence[str], question: Question, bill: _Bill) -> float:
+        """The mark of what the stages answered, or of what the task's referee says of the last."""
+        task = self.engine.task
+        if self.referee is None:
+            return await self._found(task.mark_end, answers, question)
+        bill.unpaid += 1
+        run = await self.referee.run([], task.asked(len(self.stages), question, answers[-1]), bill.seconds)
+        bill.outcomes.update(run.outcomes)
+        if run.error is not None:
+            raise run.error
+        said = run.message.answer
+        return 0.0 if said is None else await self._found(task.mark, said, question)
+
     async def _found(self, find: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
         """What a method of the task finds; in a thread if that may take long."""
         if self.engine.task.slow_marks:
@@ -294,6 +313,7 @@ class _Bill:
         self.usd: list[float] = []
         self.prompt_tokens = self.output_tokens = 0.0
         self.calls = 0
+        self.unpaid = 0  # the referee's
         self.seconds = 0.0  # longest path of the stages that are done
         self.tts_units: list[float] = []
         self.solves: dict[

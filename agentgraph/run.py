@@ -133,7 +133,7 @@ class Setup:
     @property
     def stage_choices(self) -> dict[str, StageChoice]:
         """What each stage has, by name."""
-        return chosen(self.stages, [stage.name for stage in self.task.stages])
+        return chosen(self.stages, [stage.name for stage in self.task.stages], self.task.choices)
 
     def budget(self, unit: float) -> Budget:
         """The limits, where a unit is that many FLOPs."""

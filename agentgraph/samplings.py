@@ -194,7 +194,7 @@ class Samplings:
 
 
 def _sink(stage: StageSpace, name: str | None) -> Role | None:
-    able = {role.name: role for role in stage.roles if role.may_be_sink and role.kind not in ("assistant", "keep")}
+    able = {role.name: role for role in stage.roles if role.may_be_sink and role.min_parents and role.kind != "keep"}
     if name is None:
         fusers = [role for role in able.values() if role.kind == "fuser"]
         return next(iter([*fusers, *able.values()]), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agentgraph.budget import is_number
@@ -55,15 +55,17 @@ class StageChoice:
         )
 
 
-def chosen(given: Mapping[str, object] | None, names: Sequence[str]) -> dict[str, StageChoice]:
-    """The settings below ``stages``, one for each stage of a task.
+def chosen(
+    given: Mapping[str, object] | None, names: Sequence[str], defaults: Mapping[str, Mapping[str, object]]
+) -> dict[str, StageChoice]:
+    """The settings below ``stages``, one for each stage of a task; ``defaults`` are the task's own.
 
     Raises
     ------
     ConfigError
         For a stage or key that there is not, and for a value that does not fit.
     """
-    result = {name: StageChoice() for name in names}
+    result = {name: StageChoice(**defaults.get(name, {})) for name in names}  # type: ignore[arg-type]  # the task's own
     for name, settings in (given or {}).items():
         if name not in result:
             raise ConfigError(f"stages.{name}: the task has no such stage; it has {', '.join(names)}")
@@ -80,7 +82,7 @@ def chosen(given: Mapping[str, object] | None, names: Sequence[str]) -> dict[str
                 isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
             ):
                 raise ConfigError(f"stages.{name}.{key}={value!r} must be a list of names")
-        result[name] = StageChoice(**settings)
+        result[name] = replace(result[name], **settings)
     return result
 
 

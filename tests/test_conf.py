@@ -73,6 +73,7 @@ def overrides(group, option, questions, pool_file):
         ("task", "aime"): [f"task.path={questions.parent}/aime.jsonl"],
         ("task", "mmlu"): [f"task.path={questions.parent}/mmlu.jsonl"],
         ("task", "recorded"): [f"task.path={questions.parent}/recorded"],
+        ("task", "callable"): ["task.stages={a: {options: {x: 1}, most: 2}}", "task.function=json:loads"],
         ("optimizer", "zero_shot"): WRITER,
         ("agent", "language_model"): WRITER[1:],
     }
@@ -115,6 +116,7 @@ def test_every_pool_builds(option, pool_file, questions):
         "file": [f"models.path={pool_file}"],
         "recorded": ["task=recorded", f"task.path={questions.parent}/recorded"],
         "openai_server": ["models.use=[qwen2.5-7b]"],
+        "callable": ["task=callable", "task.stages={a: {options: {x: 1}, most: 2}}", "task.function=json:loads"],
     }
     chosen = [f"models={option}", *needed.get(option, [])]
     pool, backends = build_models(load("check", chosen).models)
@@ -218,7 +220,7 @@ def test_by_name(questions, pool_file):
     [
         (["task=chess"], "task=chess is unknown; there are 2wikimultihopqa, aime, calc, .*recall"),
         (["optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, .*random_search"),
-        (["models=gpt"], "models=gpt is unknown; there are embedded, file"),
+        (["models=gpt"], "models=gpt is unknown; there are callable, embedded, file"),
         (["role=[judge]"], "role=judge is unknown; there are assistant, "),
         (["rouds=3"], "the key 'rouds' is unknown; see 'agentgraph search --help'"),
         (["budget.unit=3"], "the key 'budget.unit' is unknown"),

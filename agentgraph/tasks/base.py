@@ -10,7 +10,7 @@ from typing import Final
 from agentgraph.budget import Tokens
 from agentgraph.errors import TaskError
 
-__all__ = ["SPLITS", "Lengths", "Question", "Stage", "Task", "cut"]
+__all__ = ["SPLITS", "Lengths", "Question", "Referee", "Stage", "Task", "cut"]
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -88,6 +88,22 @@ class Stage(ABC):
         return question
 
 
+@dataclass(frozen=True)
+class Referee:
+    """A call after the last stage: its answer is marked instead of the plan's, and no plan pays for it.
+
+    Parameters
+    ----------
+    stage
+        How it is asked (what, `Task.asked` says, as of a stage after the last) and its reply is read.
+    model
+        The model that is asked once, at temperature 0; of the pool, but of no stage.
+    """
+
+    stage: Stage
+    model: str
+
+
 class Task(ABC):
     """Questions, stages and marks.
 
@@ -105,11 +121,17 @@ class Task(ABC):
     slow_marks
         Whether `mark`, `mark_stage`, `mark_end` or, after the first stage, `asked` may take longer than some milliseconds: then
         they are called in threads, several at once.
+    referee
+        Asked about the answer of the last stage; ``None`` where answers are marked as they are.
+    choices
+        What single stages have where nothing else is said, as ``stages`` in conf (`agentgraph.stages.StageChoice`).
     """
 
     name: str
     stages: tuple[Stage, ...]
     slow_marks: bool = False
+    referee: Referee | None = None
+    choices: Mapping[str, Mapping[str, object]] = {}
 
     def __init__(self, sizes: Mapping[str, int | None] | None = None) -> None:
         self.sizes = dict(sizes or {})
@@ -174,6 +196,10 @@ class Task(ABC):
         """
         del stage, handed
         return question.text
+
+    def kept(self, settings: Mapping[str, object]) -> dict[str, object]:
+        """Of the settings that made it those that a run's folder keeps: all, but for code that must be named anew to be run."""
+        return dict(settings)
 
     def mark_stage(self, stage: int, answer: str, question: Question) -> float | None:
         """Mark in [0, 1] of what a stage alone has done; ``None`` where it cannot be marked by itself."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from agentgraph.answers import after_thinking, letter
@@ -17,6 +14,7 @@ from agentgraph.errors import TaskError
 from agentgraph.questions import Row, json_lines, read_text, with_options
 from agentgraph.request import stable_hash
 from agentgraph.tasks.base import Lengths, Question, Stage, Task
+from agentgraph.user_function import named
 
 _SHARES: Final = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
 _FEWEST: Final = 8  # questions in the smallest split
@@ -121,7 +119,7 @@ class Jsonl(Task):
             raise TaskError(f"task.max_tokens={max_tokens!r} must be a whole number of at least 1")
         if not output_tokens > 0:
             raise TaskError(f"task.output_tokens={output_tokens!r} must be positive")
-        self._match, self._function = match, _load(function) if function else None
+        self._match, self._function = match, named(function) if function else None
         self._function_name, self._turn = function, threading.Lock()
         self.slow_marks = function is not None
         find = _finder(match, pattern)
@@ -191,31 +189,6 @@ def _check(match: str, pattern: str | None, function: str | None) -> None:
         raise TaskError(
             f"task.match={match!r} with task.function={function!r}: a function goes with match=function, and only there"
         )
-
-
-def _load(named: str) -> Callable[[str, str], object]:
-    """The function that 'package.module:name' or 'file.py:name' names."""
-    place, _, name = named.rpartition(":")
-    if not place or not name.isidentifier():
-        raise TaskError(f"task.function={named!r} must be 'package.module:name' or 'file.py:name'")
-    try:
-        module = _from_file(Path(place).expanduser()) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise TaskError(
-            f"task.function={named!r} cannot be imported: {error}; name an installed module, or a file as 'file.py:name'"
-        ) from error
-    function: Callable[[str, str], object] | None = getattr(module, name, None)
-    if not callable(function):
-        raise TaskError(f"task.function={named!r}: {place} has no function {name!r}")
-    return function
-
-
-def _from_file(path: Path) -> ModuleType:
-    module = ModuleType(path.stem)
-    module.__file__ = str(path)
-    sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look there
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))  # noqa: S102  named by the user
-    return module
 
 
 class _Reader:

@@ -48,6 +48,7 @@ def with_backend(backend, work):
 def test_every_member_is_here():
     members = {path.stem for path in FOLDER.iterdir() if path.suffix == ".py" or path.name == "embedded"}
     assert members - {"__init__", "base", "batching", "cluster_worker", "leash", "local_model"} == {
+        "callable",
         "embedded",
         "openai_server",
         "ray_cluster",

@@ -50,6 +50,8 @@ def make(request, tmp_path):
         (tmp_path / "mmlu.jsonl").write_text("\n".join(rows))
     elif request.param == "recorded":
         settings["path"] = record(tmp_path / "recorded")
+    elif request.param == "callable":
+        settings["stages"] = {"only": {"options": {"this": 1, "that": 2}, "most": 3}}
     return lambda **more: cls(**settings, **more)
 
 
@@ -136,7 +138,9 @@ def test_stages_are_complete(make):
             assert stage.extract(odd) is None or isinstance(stage.extract(odd), str)
 
 
-@pytest.mark.parametrize("file", [name for name in FILES if name not in ("jsonl", "recorded", "aime", "mmlu")])
+@pytest.mark.parametrize(
+    "file", [name for name in FILES if name not in ("callable", "jsonl", "recorded", "aime", "mmlu")]
+)
 def test_same_questions_in_every_process(file):
     name = member(file).name
     load_task(name)  # code tasks refuse here where there is no sandbox
