@@ -18,7 +18,7 @@ from agentgraph.version import __version__
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from agentgraph.run import Setup
+    from agentgraph.setup import Setup
 
 __all__ = ["main"]
 

@@ -24,9 +24,9 @@ from agentgraph.roles.base import Role
 from agentgraph.tasks.base import Task
 
 if TYPE_CHECKING:
-    from agentgraph.plan_run import Deadlines
+    from agentgraph.node_run import Deadlines
     from agentgraph.race import Race
-    from agentgraph.run import Setup
+    from agentgraph.setup import Setup
 
 __all__ = [
     "build_models",
@@ -298,7 +298,7 @@ def _model(
 
 def build_search(config: DictConfig) -> Setup:
     """Everything a search needs, from the settings of ``agentgraph search``."""
-    from agentgraph.run import Setup  # brings torch: `agentgraph show` does not need it
+    from agentgraph.setup import Setup  # brings torch: `agentgraph show` does not need it
 
     if _CREDENTIALS.search(OmegaConf.to_yaml(config)):
         raise ConfigError(
@@ -335,7 +335,7 @@ def build_search(config: DictConfig) -> Setup:
 
 def build_deadlines(given: DictConfig) -> Deadlines | None:
     """Time limits of nodes and questions; ``None`` if there are none."""
-    from agentgraph.plan_run import Deadlines  # late, as `Setup` above
+    from agentgraph.node_run import Deadlines  # late, as `Setup` above
 
     return None if all(value is None for value in given.values()) else Deadlines(given.node, given.question)
 

@@ -21,8 +21,9 @@ from agentgraph.calls import Calls, Counts
 from agentgraph.errors import BackendError, ConfigError
 from agentgraph.lookup import Known, Lookup
 from agentgraph.model import Pool
+from agentgraph.node_run import Deadlines
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, PlanRun, Shared, cancelled
+from agentgraph.plan_run import Job, PlanRun, Shared, cancelled
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Role
 from agentgraph.store import ReplyStore

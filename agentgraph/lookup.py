@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentgraph.model import Model, Pool
+from agentgraph.node_run import Deadlines, PlanNode
 from agentgraph.plan import Plan
-from agentgraph.plan_run import Deadlines, Job, PlanNode, PlanRun, Shared, StageRun
+from agentgraph.plan_run import Job, PlanRun, Shared, StageRun
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import CallForm, Message, Role
 from agentgraph.store import ReplyStore

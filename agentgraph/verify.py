@@ -11,8 +11,9 @@ from pathlib import Path
 from agentgraph.backends.base import Backend
 from agentgraph.errors import BackendRefused, RunError
 from agentgraph.request import Reply, Request
-from agentgraph.run import Setup, run
+from agentgraph.run import run
 from agentgraph.run_folder import RunFolder
+from agentgraph.setup import Setup
 from agentgraph.watch import Watcher
 
 __all__ = ["Verified", "verify"]

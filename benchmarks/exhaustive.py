@@ -40,8 +40,9 @@ from agentgraph.config import load_models, load_role, load_task
 from agentgraph.execute import Job
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model, Pool
+from agentgraph.node_run import sample_numbers
 from agentgraph.plan import Plan
-from agentgraph.plan_run import PlanRun, Shared, sample_numbers
+from agentgraph.plan_run import PlanRun, Shared
 from agentgraph.request import Reply, Request
 from agentgraph.roles.base import Message, Role
 from agentgraph.space import Space, StageSpace

@@ -21,7 +21,7 @@ from agentgraph.roles.confidence_vote import ConfidenceVote
 from agentgraph.roles.fuser import Fuser
 from agentgraph.roles.keep import Keep
 from agentgraph.roles.vote import Vote
-from agentgraph.run import Setup
+from agentgraph.setup import Setup
 from agentgraph.tasks import calc
 from agentgraph.tasks.base import Lengths, Question, Stage, Task
 

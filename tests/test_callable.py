@@ -18,8 +18,9 @@ from agentgraph.model import Pool
 from agentgraph.plan import Plan
 from agentgraph.roles.spend import Spend
 from agentgraph.roles.tally import Tally
-from agentgraph.run import build_space, run
+from agentgraph.run import run
 from agentgraph.run_folder import RunFolder
+from agentgraph.setup import build_space
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.callable import Callable
 from agentgraph.user_function import Choices, Spent, declared, heard, told

@@ -29,7 +29,7 @@ from agentgraph.errors import ConfigError, SpaceError, TaskError
 from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Optimizer
 from agentgraph.roles.base import Role, role_kinds
-from agentgraph.run import Setup
+from agentgraph.setup import Setup
 from agentgraph.tasks.base import Task
 
 WEIGHTS = Path(agentgraph.backends.embedded.__path__[0]) / "weights"

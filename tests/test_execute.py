@@ -28,8 +28,8 @@ from agentgraph.errors import (
 from agentgraph.execute import Deadlines, Executor, Job
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model, Pool
+from agentgraph.node_run import sample_numbers
 from agentgraph.plan import Plan
-from agentgraph.plan_run import sample_numbers
 from agentgraph.request import Reply, Settings
 from agentgraph.roles.assistant import Assistant
 from agentgraph.space import Space, StageSpace

@@ -15,7 +15,8 @@ from agentgraph.model import Model, Pool
 from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.optimizers.random_search import RandomSearch
 from agentgraph.request import Reply
-from agentgraph.run import Setup, build_space, run
+from agentgraph.run import run
+from agentgraph.setup import Setup, build_space
 from agentgraph.store import ReplyStore
 
 OUTPUT = {"slow": 30, "fast": 10}

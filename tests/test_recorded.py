@@ -25,7 +25,8 @@ from agentgraph.request import Request, Settings
 from agentgraph.roles.assistant import Assistant
 from agentgraph.roles.keep import Keep
 from agentgraph.roles.vote import Vote
-from agentgraph.run import Setup, run
+from agentgraph.run import run
+from agentgraph.setup import Setup
 from agentgraph.space import StageSpace
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.base import SPLITS

@@ -28,9 +28,10 @@ from agentgraph.optimizers.random_search import RandomSearch
 from agentgraph.plan_file import PlanFile
 from agentgraph.replay import replay
 from agentgraph.report import table_text
-from agentgraph.run import Setup, run
+from agentgraph.run import run
 from agentgraph.run_folder import RunFolder
 from agentgraph.search import search
+from agentgraph.setup import Setup
 from agentgraph.space import Space, StageSpace
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.calc import Calc

@@ -25,8 +25,9 @@ from agentgraph.optimizers.policy import policy_gradient
 from agentgraph.plan import Plan
 from agentgraph.replay import replay
 from agentgraph.request import Reply
-from agentgraph.run import build_space, run
+from agentgraph.run import run
 from agentgraph.run_folder import RunFolder
+from agentgraph.setup import build_space
 from agentgraph.store import ReplyStore
 from agentgraph.tasks import calc, recall
 from agentgraph.tasks.base import Lengths, Task

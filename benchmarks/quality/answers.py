@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agentgraph.node_run import sample_numbers
 from agentgraph.plan import Plan
-from agentgraph.plan_run import sample_numbers
 from agentgraph.recording import RecordedQuestion, RecordedReply, Recording
 from agentgraph.roles.base import Role
 
