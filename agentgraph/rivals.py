@@ -1,4 +1,4 @@
-"""What a person would wire by hand at the same budget: plans of one model each, to measure the search against."""
+"""What a person would wire by hand at the same budget: plans with one model in each stage, to measure the search against."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Final
 
-from agentgraph.budget import Budget, Cost
+from agentgraph.budget import Budget, Cost, total
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model
 from agentgraph.plan import Plan
@@ -52,25 +53,55 @@ class Rival:
 
 
 def hand_wired(space: Space, task: str) -> list[Rival]:
-    """Rivals of every kind, model and temperature that the budget pays, largest that fits; single-stage spaces only.
+    """Rivals of every kind, model and temperature that the budget pays, largest that fits.
 
     Where no limit ends a kind (seconds do not end a star), it has as many nodes as the search may use.
 
     Each model is used at its best temperature for single calls according to its card, and, where several samples are
     combined, also at temperature 1: samples that do not differ are worth no more than one.
+
+    Of several stages each has an even part of the budget, the same kind of wiring (a single call where its part does not pay that),
+    and the model of the same rank by size: the smallest of each stage, the next of each, and so on.
     """
-    if len(space.stages) != 1:
-        return []
-    stage = space.stages[0]
-    rivals: dict[tuple[str, str], Rival] = {}
+    if len(space.stages) == 1:
+        return list(_of_stage(space.stages[0], space.budget, task).values())
+    count = len(space.stages)
+    part = Budget(unit=space.budget.unit, **{name: limit / count for name, limit in space.budget.limits.items()})
+    found = [_of_stage(stage, part, stage.name) for stage in space.stages]
+    names = [[model.name for model in sorted(stage.pool, key=_size)] for stage in space.stages]
+    rivals: dict[str, Rival] = {}
+    for (kind, _, _), rank, warm in product(_KINDS, range(max(map(len, names))), (False, True)):
+        models = [own[min(rank, len(own) - 1)] for own in names]
+        parts = [
+            wired.get((kind, model, warm)) or wired.get(("single call", model, False))
+            for wired, model in zip(found, models, strict=True)
+        ]
+        if None in parts or all(one.kind != kind for one in parts if one):
+            continue
+        chosen = [one for one in parts if one is not None]
+        plan = Plan(tuple(one.plan.stages[0] for one in chosen))
+        price = total(one.price for one in chosen)
+        if space.budget.allows(price):
+            used = {name: role for one in chosen for name, role in one.roles.items()}
+            rivals.setdefault(f"{kind} {plan.id}", Rival(kind, plan, price, used))
+    return list(rivals.values())
+
+
+def _size(model: Model) -> float:
+    return model.parameters
+
+
+def _of_stage(stage: StageSpace, budget: Budget, task: str) -> dict[tuple[str, str, bool], Rival]:
+    """Rivals of one stage by kind, model, and whether at temperature 1 instead of the best."""
+    rivals: dict[tuple[str, str, bool], Rival] = {}
     for model in stage.pool:
         best = model.best_temperature(task)
         for temperature in dict.fromkeys((best, 1.0)):
             warm = replace(stage, roles=_at(stage, temperature, sink=best))
-            for kind, graph in _wirings(warm, model, space.budget, single=temperature == best):
+            for kind, graph in _wirings(warm, model, budget, single=temperature == best):
                 used = {node.role: warm.by_name[node.role] for node in graph.nodes}
-                rivals.setdefault((kind, graph.id), Rival(kind, Plan((graph,)), warm.price(graph), used))
-    return list(rivals.values())
+                rivals[kind, model.name, temperature != best] = Rival(kind, Plan((graph,)), warm.price(graph), used)
+    return rivals
 
 
 def _at(stage: StageSpace, temperature: float, *, sink: float) -> tuple[Role, ...]:

@@ -299,7 +299,7 @@ class _Run:
             budget=self.space.budget,
             price=candidate.price,
             scores=scores,
-            **self._of_stages(candidate.plan),
+            **self._of_stages(candidate),
             found=Found(
                 optimizer=type(setup.optimizer).__name__ + by_hand,
                 seed=setup.seed,
@@ -309,13 +309,14 @@ class _Run:
             ),
         )
 
-    def _of_stages(self, plan: Plan) -> dict[str, Sequence[float]]:
+    def _of_stages(self, candidate: Candidate) -> dict[str, Sequence[float]]:
         """Share, budget and price of each stage, where there are several."""
-        stages = self.space.stages
-        if len(stages) == 1:
+        if len(self.space.stages) == 1:
             return {}
-        shares, limit = self.space.split(plan), self.space.budget.limits.get("flops")
-        prices = [stage.price(graph).flops for stage, graph in zip(stages, plan.stages, strict=True)]
+        stages = [replace(s, roles=tuple({**s.by_name, **candidate.roles}.values())) for s in self.space.stages]
+        space, limit = replace(self.space, stages=tuple(stages)), self.space.budget.limits.get("flops")
+        shares = space.split(candidate.plan)
+        prices = [stage.price(graph).flops for stage, graph in zip(stages, candidate.plan.stages, strict=True)]
         budgets = [share * limit for share in shares] if limit else []
         return {"stage_shares": shares, "stage_prices": prices, "stage_budgets": budgets}
 

@@ -148,5 +148,29 @@ def test_models_that_the_budget_does_not_pay_are_left_out():
     }
 
 
-def test_only_for_single_stages():
-    assert hand_wired(space(3, 8, stages=2), "calc") == []
+@pytest.mark.parametrize("units", [4, 16, 40])
+def test_of_two_stages_each_has_an_even_part_and_one_model_in_the_same_wiring(units):
+    both = space(6, units, stages=2)
+    rivals = hand_wired(both, "task")
+    assert rivals
+    assert {rival.kind for rival in rivals} <= set(KINDS)
+    assert units == 4 or {rival.kind for rival in rivals} == set(KINDS)
+    for rival in rivals:
+        check_roles(rival.plan.stages[0], rival.roles)
+        assert both.budget.allows(rival.price)
+        first, second = rival.plan.stages
+        assert first == second  # the stages are alike
+        assert len({node.model for graph in rival.plan.stages for node in graph.nodes if node.model}) == 1
+    assert len({(rival.kind, rival.plan.id) for rival in rivals}) == len(rivals)
+
+
+def test_a_stage_whose_part_pays_one_call_only_has_one_where_the_other_has_more():
+    cheap = space(6, 8).stages[0]
+    dear = StageSpace("dear", ROLES, POOL, 6, LONG)
+    rivals = hand_wired(Space((cheap, dear), Budget(2.5 * dear.cheapest, dear.cheapest)), "task")
+    votes = [rival for rival in rivals if rival.kind == "self-consistency"]
+    assert votes
+    for rival in votes:
+        first, second = (len(graph.nodes) for graph in rival.plan.stages)
+        assert first > 1
+        assert second == 1
