@@ -143,7 +143,7 @@ class ToolUse(RowTask):
 
     def asked(self, stage: int, question: Question, handed: str) -> str:
         if stage == 2:
-            return f"Request: {question.text}\n\nCalls:\n{self._described(handed.split(', '))}"
+            return f"Request: {question.text}\n\nCalls:\n{self._described(_names(handed))}"
         given = "\n".join(f"{i}. {step}" for i, step in enumerate(handed.splitlines(), start=1))
         return f"Tools:\n{self._listed}\n\nRequest: {question.text}" + (f"\n\nSteps:\n{given}" if stage else "")
 
@@ -151,7 +151,7 @@ class ToolUse(RowTask):
         plan = self.plans[question.id]
         if stage == 0:
             return f1(_words(answer), _words("\n".join(plan.steps)))
-        return f1(set(answer.split(", ")), {tool for tool, _ in plan.calls}) if stage == 1 else None
+        return f1(set(_names(answer)), {tool for tool, _ in plan.calls}) if stage == 1 else None
 
     def judge(self, answer: str, question: Question) -> float:
         found, gold = _read(answer), self.plans[question.id].calls
@@ -194,6 +194,10 @@ def filled(text: str) -> str | None:
     found = (_call(one) for one in _entries(text, "calls", "task_nodes"))
     calls = tuple(one for one in found if one is not None)
     return _written(calls) if calls else None
+
+
+def _names(answer: str) -> list[str]:
+    return [name.strip() for name in answer.split(",")]
 
 
 def _entries(text: str, *names: str) -> list[Any]:
