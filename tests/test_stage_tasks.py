@@ -512,7 +512,11 @@ def test_taskbench_folders_and_files_are_read(weather, tmp_path):
     assert everything(ToolUse(str(file))) == everything(weather)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     hub = [
-        {"instruction": row["user_request"], **{f"tool_{k}": json.dumps(row[f"task_{k}"]) for k in ("steps", "nodes")}}
+        {
+            "id": 7,
+            "instruction": row["user_request"],
+            **{f"tool_{k}": json.dumps(row[f"task_{k}"]) for k in ("steps", "nodes")},
+        }
         for row in rows
     ]  # as the parquet files of Hugging Face have them
     other = ToolUse(write(tmp_path / "hub.jsonl", hub), tools=str(file.parent / "tool_desc.json"))
@@ -621,6 +625,21 @@ def test_bad_lines_of_the_stages_of_tool_use(tmp_path, change, shows):
     with pytest.raises(TaskError, match=rf"data.json, line 5:? ?{shows}") as caught:
         ToolUse(bench(tmp_path / "bench", change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"task": "forecast", "arguments": [{"name": "city", "value": "Bonn"}]},
+        {"task": "weather", "arguments": [{"name": "town", "value": "Bonn"}]},
+    ],
+)
+def test_requests_that_no_stage_could_answer_are_left_out(tmp_path, node, caplog):
+    task = ToolUse(bench(tmp_path / "bench", {"task_nodes": [node]}))
+    assert task.skipped == 1
+    assert len(everything(task)) == 11
+    assert "1 requests whose calls name a tool or parameter that there is not were left out" in caplog.text
+    assert ToolUse().skipped == 0
 
 
 @pytest.mark.parametrize(

@@ -243,5 +243,5 @@ def _telling(assertion: str) -> str:
     if not isinstance(test.test, ast.Compare):
         return f"assert {shown}, {f'{shown} is false'!r}"
     call = ast.unparse(test.test.left)
-    test.test.left = ast.Name("found", ast.Load())
-    return f"found = {call}\nassert {ast.unparse(test.test)}, {f'{shown} is false: it gave '!r} + repr(found)[:200]"
+    test.test.left = ast.Name("_found", ast.Load())
+    return f"_found = {call}\nassert {ast.unparse(test.test)}, {f'{shown} is false: it gave '!r} + repr(_found)[:200]"

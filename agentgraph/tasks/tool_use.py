@@ -9,6 +9,7 @@ departures: 'Step 1:' is no part of a step, and values are the same whatever the
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ class Plan(NamedTuple):
 class ToolUse(RowTask):
     """Requests that one or several calls of tools fulfil.
 
-    *decompose* hands on steps, *choose* the names of tools; what parameters these have is told to *fill*.
+    *decompose* hands on steps, *choose* the names of tools; what parameters these have is told to *fill*. Requests whose calls name
+    a tool or parameter that the tools do not have are left out, with a warning that says how many: TaskBench's file has some, and
+    nobody could give their answers.
 
     Parameters
     ----------
@@ -78,6 +81,11 @@ class ToolUse(RowTask):
     ------
     TaskError
         If requests or tools cannot be read, or the metric is unknown.
+
+    Attributes
+    ----------
+    skipped
+        How many requests were left out.
     """
 
     name = "tool_use"
@@ -103,7 +111,14 @@ class ToolUse(RowTask):
             f"- {name}({', '.join(tool.parameters)}): {tool.does}" for name, tool in self.tools.items()
         )
         self.plans: dict[str, Plan] = {}  # by the id of the question
+        self.skipped = 0
         super().__init__(str(file / "data.json") if file.is_dir() else path, seed=seed, sizes=sizes)
+        if self.skipped:
+            logging.getLogger(__name__).warning(
+                "%s: %d requests whose calls name a tool or parameter that there is not were left out",
+                path,
+                self.skipped,
+            )
         train = self.pool("train")
         ideal = [
             ["\n".join(self.plans[q.id].steps) for q in train],
@@ -127,7 +142,7 @@ class ToolUse(RowTask):
             )
         )
 
-    def question(self, place: str, row: Row) -> Question:
+    def question(self, place: str, row: Row) -> Question | None:
         said = _json(place, "task_steps", first_field(place, row, "task_steps", "tool_steps"))
         nodes = _json(place, "task_nodes", first_field(place, row, "task_nodes", "tool_nodes"))
         if not all(isinstance(one, str) for one in said):
@@ -138,6 +153,11 @@ class ToolUse(RowTask):
                 f"{place} has {len(said)} task_steps and {len(calls)} task_nodes; give at least one of each"
             )
         question = as_question(field(place, row, "user_request", "instruction"), _written(calls))
+        if not all(
+            tool in self.tools and self.tools[tool].parameters.keys() >= dict(given).keys() for tool, given in calls
+        ):
+            self.skipped += 1
+            return None
         self.plans[question.id] = Plan(tuple(_STEP.sub("", one).strip() for one in said), calls)
         return question
 
