@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -11,6 +12,7 @@ import numpy as np
 
 from agentgraph.agents.evidence import task_text
 from agentgraph.archive import Archive
+from agentgraph.errors import TaskError
 from agentgraph.evaluate import Candidate, Scored, evaluate
 from agentgraph.execute import Counts, Executor
 from agentgraph.front import Front, Measured, Point
@@ -84,6 +86,26 @@ def run(setup: Setup, *, folder: RunFolder | None = None, watcher: Watcher | Non
         finally:
             watcher.stop()
             store.close()
+
+
+def _check_handed_on(stages: Sequence[str], trials: Sequence[Trial]) -> None:
+    """Refuse to go on where no plan got past a stage on any question: there is nothing to learn from.
+
+    Raises
+    ------
+    TaskError
+        Naming the stage and what its models replied.
+    """
+    asked = sum(len(trial.marks) for trial in trials)
+    outcomes = sum((trial.outcomes for trial in trials), Counter[str]())
+    if not asked or outcomes.pop("nothing handed on", 0) < asked:
+        return
+    last = max((name for trial in trials for name in trial.stage_marks), key=stages.index)
+    replies = ", ".join(f"{count} {kind}" for kind, count in sorted(outcomes.items())) or "none"
+    raise TaskError(
+        f"stage {last!r} hands on nothing: {len(trials)} plans were asked {asked} questions, and none had an answer to hand on "
+        f"(replies: {replies}); give the stage other models, stages.{last}.models=[…], or more tokens a reply; the trials are kept"
+    )
 
 
 class _Run:
@@ -170,6 +192,7 @@ class _Run:
                 optimizer=setup.optimizer.state(),
                 extra={"seed": setup.seed},
             )
+        _check_handed_on([stage.name for stage in self.space.stages], self.archive.trials)
         best = next(iter(self.archive.ranked(self.objective, self.space.budget)), None)
         score, low, high = interval(list(best.marks.values())) if best else (0.0, 0.0, 1.0)
         self.watcher.round_done(

@@ -57,11 +57,13 @@ def test_samples_are_cut_in_half_and_quarters(name):
 
 def test_every_sample_names_its_source_and_licence():
     sources = (SAMPLE_FOLDER / "SOURCES.md").read_text()
-    assert {path.stem for path in SAMPLE_FOLDER.glob("*.jsonl")} == set(SAMPLES)
-    for name, size in SAMPLES.items():
-        line = next(line for line in sources.splitlines() if f"| {name}.jsonl " in line)
+    of_stages = {"2wikimultihopqa": 100, "tool_use": 40}
+    assert {path.stem for path in SAMPLE_FOLDER.glob("*.jsonl")} == {*SAMPLES, *of_stages}
+    for name, size in {**SAMPLES, **of_stages}.items():
+        line = next(line for line in sources.splitlines() if line.startswith(f"| {name}.jsonl"))
         assert f" {size} " in line
-        assert "MIT" in line or "CC BY 4.0" in line
+        assert (SAMPLE_FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").count("\n") == size
+        assert any(licence in line for licence in ("MIT", "CC BY 4.0", "Apache-2.0", "that of agentgraph"))
 
 
 def test_another_seed_is_another_split():

@@ -3,12 +3,13 @@
 import threading
 
 import pytest
-from fakes import POOL, ROLES, backend
+from fakes import POOL, ROLES, Relay, backend
 
 from agentgraph.errors import TaskError
 from agentgraph.execute import Executor, Job
 from agentgraph.graph import Graph, Node
 from agentgraph.plan import Plan
+from agentgraph.request import Reply
 from agentgraph.store import ReplyStore
 from agentgraph.tasks.calc import Calc
 
@@ -55,3 +56,39 @@ def test_a_mark_that_cannot_be_found_stops_the_run(slow):
 
     with pytest.raises(TaskError, match="no mark for .* to calc-"):
         answers(Broken(1, slow=slow))
+
+
+class SlowRelay(Relay):
+    """Asks its second stage, and marks, only when two questions have come as far."""
+
+    slow_marks = True
+
+    def __init__(self):
+        super().__init__()
+        self.together = {name: threading.Barrier(2, timeout=5) for name in ("asked", "mark_stage", "mark_end")}
+
+    def asked(self, stage, question, handed):
+        if stage:
+            self.together["asked"].wait()
+        return super().asked(stage, question, handed)
+
+    def mark_stage(self, stage, answer, question):
+        self.together["mark_stage"].wait()
+        return float(answer == question.text.upper()) if stage == 0 else None
+
+    def mark_end(self, answers, question):
+        assert len(answers) == 2
+        self.together["mark_end"].wait()
+        return super().mark_end(answers, question)
+
+
+def test_what_is_slow_between_stages_waits_in_threads_as_well():
+    def shout(request):
+        return Reply(request.messages[-1][1].split(":")[1].upper(), 4, 2)
+
+    task, plan = SlowRelay(), Plan((PLAN.stages[0],) * 2)
+    with Executor(
+        task, POOL, {role.name: role for role in ROLES}, {"scripted": backend(shout)}, ReplyStore()
+    ) as running:
+        found = running.run([Job(plan, task.questions("train")[:2])])[0]
+    assert [(answer.mark, answer.stages) for answer in found] == [(1.0, {"first": 1.0})] * 2

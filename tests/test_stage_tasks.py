@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -345,8 +346,8 @@ def test_the_predict_stage_asks_for_a_test_that_is_not_shown(twice):
     ("program", "outcome"),
     [
         ("def twice(x): return x + x", "all hold."),
-        ("def twice(x): return x", "not twice(3) == 6: it gave 3."),
-        ("def twice(x): return object()", "not twice(3) == 6: it gave <object object at 0x…>."),
+        ("def twice(x): return x", "twice(3) == 6 is false: it gave 3."),
+        ("def twice(x): return object()", "twice(3) == 6 is false: it gave <object object at 0x…>."),
         ("def twice(x): return y", "NameError: name 'y' is not defined."),
         ("def twice(x):\n    while True: pass", "it ended early, or takes too much time or memory."),
         ("def twice(x): import os; os._exit(0)", "it ended early, or takes too much time or memory."),
@@ -359,6 +360,13 @@ def test_the_repair_stage_is_told_what_came_of_the_examples(tmp_path, program, o
     asked = task.asked(1, task.questions("train")[0], program)
     assert program in asked
     assert f"\n\nIts examples: {outcome}" in asked
+
+
+def test_examples_that_compare_nothing_are_told_to_the_repair_stage_too(tmp_path):
+    tests = ["assert not twice(0)", *PROBLEM["test_list"]]
+    task = Code(path=problems(tmp_path / "mine.jsonl", {"test_list": tests}))
+    asked = task.asked(1, task.questions("train")[0], "def twice(x): return 1")
+    assert asked.endswith("Its examples: not twice(0) is false.")
 
 
 @pytest.mark.parametrize(
@@ -504,7 +512,11 @@ def test_taskbench_folders_and_files_are_read(weather, tmp_path):
     assert everything(ToolUse(str(file))) == everything(weather)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     hub = [
-        {"instruction": row["user_request"], **{f"tool_{k}": json.dumps(row[f"task_{k}"]) for k in ("steps", "nodes")}}
+        {
+            "id": 7,
+            "instruction": row["user_request"],
+            **{f"tool_{k}": json.dumps(row[f"task_{k}"]) for k in ("steps", "nodes")},
+        }
         for row in rows
     ]  # as the parquet files of Hugging Face have them
     other = ToolUse(write(tmp_path / "hub.jsonl", hub), tools=str(file.parent / "tool_desc.json"))
@@ -616,6 +628,21 @@ def test_bad_lines_of_the_stages_of_tool_use(tmp_path, change, shows):
 
 
 @pytest.mark.parametrize(
+    "node",
+    [
+        {"task": "forecast", "arguments": [{"name": "city", "value": "Bonn"}]},
+        {"task": "weather", "arguments": [{"name": "town", "value": "Bonn"}]},
+    ],
+)
+def test_requests_that_no_stage_could_answer_are_left_out(tmp_path, node, caplog):
+    task = ToolUse(bench(tmp_path / "bench", {"task_nodes": [node]}))
+    assert task.skipped == 1
+    assert len(everything(task)) == 11
+    assert "1 requests whose calls name a tool or parameter that there is not were left out" in caplog.text
+    assert ToolUse().skipped == 0
+
+
+@pytest.mark.parametrize(
     ("tools", "shows"),
     [
         ("[1", "tool_desc.json is not {'nodes': .*JSONDecodeError"),
@@ -671,6 +698,15 @@ def written(task, stage, answer):
     return f"[1] is not it.\nThe answer is {f'[{answer}]' if stage == 0 else answer}."
 
 
+def served(folder, url):
+    """Write a pool file of two models."""
+    members = {
+        model: {"parameters": size, "layers": 16, "hidden_size": 2048, "base_url": url}
+        for model, size in (("big", 2e9), ("old", 1e9))
+    }
+    (folder / "pool.yaml").write_text(json.dumps({"members": members}))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_over_real_stages_and_its_replay(name, loopback, tmp_path, monkeypatch, capsys):
     """`old` knows the second stage, `big` the others: the plan that is right has each model where it knows something."""
@@ -696,18 +732,15 @@ def test_a_search_over_real_stages_and_its_replay(name, loopback, tmp_path, monk
 
     monkeypatch.chdir(tmp_path)
     loopback.script, loopback.models = answer, ("big", "old")
-    members = {
-        model: {"parameters": size, "layers": 16, "hidden_size": 2048, "base_url": loopback.url}
-        for model, size in (("big", 2e9), ("old", 1e9))
-    }
-    (tmp_path / "pool.yaml").write_text(json.dumps({"members": members}))
+    served(tmp_path, loopback.url)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["agentgraph", *arguments])
         main()
         return capsys.readouterr().out
 
-    run("search", f"task={name}", "models=pool.yaml", "role=[assistant,vote]", "budget.units=12", *SMALL, *SIZES)
+    role = "role=[assistant,item_vote]" if name == "2wikimultihopqa" else "role=[assistant,vote]"
+    run("search", f"task={name}", "models=pool.yaml", role, "budget.units=12", *SMALL, *SIZES)
     trials = [json.loads(line) for line in Path("found/trials.jsonl").read_text().splitlines()]
     names = [stage.name for stage in task.stages]
     best = json.loads(Path("found/best.json").read_text())
@@ -732,3 +765,36 @@ def test_a_search_over_real_stages_and_its_replay(name, loopback, tmp_path, monk
 def gold_is_shown(task, question, text):
     source = task.sources[question.id]
     return all(f"[{i}] {source.passages[i - 1]}" in text for i in source.gold)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shows"),
+    [
+        (["budget.units=2"], r"\(2 units\) buys no call: the cheapest plan, one solve by 'old' per stage, costs .*; raise"),
+        (["budget.calls=2"], "budget.calls=2 buys no call: the cheapest plan, .* per stage, costs 3; raise the budget"),
+        (["stages.choose.models=[]"], r"stages.choose.models=\[\] leaves the stage none; name one or more of big, old"),
+        (["stages.choose.roles=[judge]"], "stages.choose.roles names 'judge', which the search does not have; it has"),
+        (["stages.fill.share=1"], "stage shares sum to 1, must sum to 1 with those of all stages: fill=1; lower them"),
+        (
+            ["stages.fill.share=0.5", "stages.choose.share=0.3", "stages.decompose.share=0.4"],
+            "stage shares sum to 1.2, must sum to 1: decompose=0.4, choose=0.3, fill=0.5; change stages.<stage>.share",
+        ),
+        (["stages.fill.share=much"], "stages.fill.share='much' must be above 0 and at most 1"),
+        (["stages.retrieve.share=0.5"], "stages.retrieve: the task has no such stage; it has decompose, choose, fill"),
+        (["task.metric=bleu"], "task.metric='bleu' is unknown; use one of value, name"),
+        ([], r"stage 'decompose' hands on nothing: .* \(replies: \d+ unparseable\); give the stage other models"),
+    ],
+)  # fmt: skip
+def test_bad_stages_are_one_line_on_the_command_line(arguments, shows, loopback, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    loopback.script, loopback.models = lambda _body, _number: chat("I cannot say."), ("big", "old")
+    served(tmp_path, loopback.url)
+    given = ["task=tool_use", "models=pool.yaml", "role=[assistant]", *SMALL, *SIZES, *arguments]
+    monkeypatch.setattr(sys, "argv", ["agentgraph", "search", *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("agentgraph: ")]
+    assert len(lines) == 1
+    assert re.search(shows, lines[0]), lines[0]
+    assert Path("found/trials.jsonl").exists() is not bool(arguments)  # what was tried before it was found out is kept

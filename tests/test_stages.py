@@ -476,3 +476,30 @@ def test_a_run_of_two_stages_goes_on_where_it_stopped_and_can_be_drawn_and_repla
     assert again.scored.accuracy == next(score.accuracy for score in best.scores if score.split == "test")
     assert "stage recall alone" in (tmp_path / "one/feedback/round_002.txt").read_text()
     assert "shares of the budget: recall" in (tmp_path / "one/feedback/round_002.txt").read_text()
+
+
+def test_a_stage_that_hands_on_nothing_stops_the_search_and_keeps_what_was_tried(tmp_path):
+    def mute(request):
+        return knows(request) if "*" in request.messages[-1][1] else Reply("", 8, 1)
+
+    with pytest.raises(
+        TaskError,
+        match=r"^stage 'recall' hands on nothing: \d+ plans were asked \d+ questions, and none had an answer to hand on "
+        r"\(replies: \d+ empty\); give the stage other models, stages.recall.models=\[…\], or more tokens",
+    ) as caught:
+        run(replace(whole(), backends={"scripted": backend(mute)}), folder=RunFolder(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    state = RunFolder(tmp_path / "run").load_state()
+    trials = Archive(tmp_path / "run/trials.jsonl", keep=state["archive_size"]).trials
+    assert {mark for trial in trials for mark in trial.stage_marks["recall"].values()} == {0.0}
+    assert f"stage 'recall' hands on nothing: {len(trials)} plans" in str(caught.value)
+    assert state["rounds_done"] == 1
+
+
+def test_one_answer_handed_on_is_enough_to_go_on():
+    def rarely(request):
+        text = request.messages[-1][1]
+        return knows(request) if "*" in text or text.endswith("a") else Reply("", 8, 1)
+
+    found = run(replace(whole(rounds=1), backends={"scripted": backend(rarely)}))
+    assert sum(trial.outcomes["nothing handed on"] for trial in found.archive.trials) > 0

@@ -95,13 +95,14 @@ class RowTask(Task):
         found: dict[str, Question] = {}
         for place, row in rows(path, sample=self.name, hub=self.hub, revision=revision, columns=self.columns):
             question = self.question(place, row)
-            found.setdefault(question.text, question)
+            if question is not None:
+                found.setdefault(question.text, question)
         self._by_split = _split(list(found.values()), seed, path)
         self._marks: dict[tuple[str, str], float] = {}
 
     @abstractmethod
-    def question(self, place: str, row: Row) -> Question:
-        """The question of a row; ``place`` names the row in errors."""
+    def question(self, place: str, row: Row) -> Question | None:
+        """The question of a row, ``None`` to leave it out; ``place`` names the row in errors."""
 
     @abstractmethod
     def judge(self, answer: str, question: Question) -> float:

@@ -93,7 +93,7 @@ class Code(Task):
         train = self._by_split["train"]
         written = [self.programs[question.id].gold for question in train]
         repaired, predicted = (
-            [self._told(s, question, text, "All examples hold.") for question, text in zip(train, written, strict=True)]
+            [self._told(s, question, text, "all hold.") for question, text in zip(train, written, strict=True)]
             for s in (1, 2)
         )
         golds, told = [question.gold for question in train], self._problems.instructions
@@ -108,7 +108,9 @@ class Code(Task):
         return self._by_split[split]
 
     def asked(self, stage: int, question: Question, handed: str) -> str:
-        return self._told(stage, question, handed, self._outcome(question, handed)) if stage else question.text
+        if stage == 0:
+            return question.text
+        return self._told(stage, question, handed, self._outcome(question, handed) if stage == 1 else "")
 
     def mark_stage(self, stage: int, answer: str, question: Question) -> float | None:
         return self.mark(answer, question) if stage == 2 else self._problems.mark(answer, self.programs[question.id])
@@ -235,8 +237,11 @@ def _telling(assertion: str) -> str:
         test = parse_python(assertion).body[0]
     except (SyntaxError, IndexError):
         return assertion
-    if not isinstance(test, ast.Assert) or not isinstance(test.test, ast.Compare):
+    if not isinstance(test, ast.Assert):
         return assertion
-    call, shown = ast.unparse(test.test.left), ast.unparse(test.test)
-    test.test.left = ast.Name("found", ast.Load())
-    return f"found = {call}\nassert {ast.unparse(test.test)}, {f'not {shown}: it gave '!r} + repr(found)[:200]"
+    shown = ast.unparse(test.test)
+    if not isinstance(test.test, ast.Compare):
+        return f"assert {shown}, {f'{shown} is false'!r}"
+    call = ast.unparse(test.test.left)
+    test.test.left = ast.Name("_found", ast.Load())
+    return f"_found = {call}\nassert {ast.unparse(test.test)}, {f'{shown} is false: it gave '!r} + repr(_found)[:200]"

@@ -9,6 +9,7 @@ departures: 'Step 1:' is no part of a step, and values are the same whatever the
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ class Plan(NamedTuple):
 class ToolUse(RowTask):
     """Requests that one or several calls of tools fulfil.
 
-    *decompose* hands on steps, *choose* the names of tools; what parameters these have is told to *fill*.
+    *decompose* hands on steps, *choose* the names of tools; what parameters these have is told to *fill*. Requests whose calls name
+    a tool or parameter that the tools do not have are left out, with a warning that says how many: TaskBench's file has some, and
+    nobody could give their answers.
 
     Parameters
     ----------
@@ -78,6 +81,11 @@ class ToolUse(RowTask):
     ------
     TaskError
         If requests or tools cannot be read, or the metric is unknown.
+
+    Attributes
+    ----------
+    skipped
+        How many requests were left out.
     """
 
     name = "tool_use"
@@ -103,7 +111,14 @@ class ToolUse(RowTask):
             f"- {name}({', '.join(tool.parameters)}): {tool.does}" for name, tool in self.tools.items()
         )
         self.plans: dict[str, Plan] = {}  # by the id of the question
+        self.skipped = 0
         super().__init__(str(file / "data.json") if file.is_dir() else path, seed=seed, sizes=sizes)
+        if self.skipped:
+            logging.getLogger(__name__).warning(
+                "%s: %d requests whose calls name a tool or parameter that there is not were left out",
+                path,
+                self.skipped,
+            )
         train = self.pool("train")
         ideal = [
             ["\n".join(self.plans[q.id].steps) for q in train],
@@ -127,7 +142,7 @@ class ToolUse(RowTask):
             )
         )
 
-    def question(self, place: str, row: Row) -> Question:
+    def question(self, place: str, row: Row) -> Question | None:
         said = _json(place, "task_steps", first_field(place, row, "task_steps", "tool_steps"))
         nodes = _json(place, "task_nodes", first_field(place, row, "task_nodes", "tool_nodes"))
         if not all(isinstance(one, str) for one in said):
@@ -138,12 +153,17 @@ class ToolUse(RowTask):
                 f"{place} has {len(said)} task_steps and {len(calls)} task_nodes; give at least one of each"
             )
         question = as_question(field(place, row, "user_request", "instruction"), _written(calls))
+        if not all(
+            tool in self.tools and self.tools[tool].parameters.keys() >= dict(given).keys() for tool, given in calls
+        ):
+            self.skipped += 1
+            return None
         self.plans[question.id] = Plan(tuple(_STEP.sub("", one).strip() for one in said), calls)
         return question
 
     def asked(self, stage: int, question: Question, handed: str) -> str:
         if stage == 2:
-            return f"Request: {question.text}\n\nCalls:\n{self._described(handed.split(', '))}"
+            return f"Request: {question.text}\n\nCalls:\n{self._described(_names(handed))}"
         given = "\n".join(f"{i}. {step}" for i, step in enumerate(handed.splitlines(), start=1))
         return f"Tools:\n{self._listed}\n\nRequest: {question.text}" + (f"\n\nSteps:\n{given}" if stage else "")
 
@@ -151,7 +171,7 @@ class ToolUse(RowTask):
         plan = self.plans[question.id]
         if stage == 0:
             return f1(_words(answer), _words("\n".join(plan.steps)))
-        return f1(set(answer.split(", ")), {tool for tool, _ in plan.calls}) if stage == 1 else None
+        return f1(set(_names(answer)), {tool for tool, _ in plan.calls}) if stage == 1 else None
 
     def judge(self, answer: str, question: Question) -> float:
         found, gold = _read(answer), self.plans[question.id].calls
@@ -194,6 +214,10 @@ def filled(text: str) -> str | None:
     found = (_call(one) for one in _entries(text, "calls", "task_nodes"))
     calls = tuple(one for one in found if one is not None)
     return _written(calls) if calls else None
+
+
+def _names(answer: str) -> list[str]:
+    return [name.strip() for name in answer.split(",")]
 
 
 def _entries(text: str, *names: str) -> list[Any]:
