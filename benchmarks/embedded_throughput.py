@@ -3,8 +3,9 @@
 Inside: a search with a pool of that model alone; replies made, divided by the time that plans were being run. Alone: the very
 requests of that search again, `Llama.generate` on as many of one prompt length as the batch size says, which is the best
 of 16 to 512. Two clocks: processor time of the whole process, which counts the event loop and all else against the
-search, on whatever core it ran, and the wall, which a busy machine spoils. The last line is the default search, whose models
-take turns: the time that its replies take alone, over the time it took.
+search, on whatever core it ran, and the wall, which a busy machine spoils. Each search is done as it is by default, and with
+``race.ahead=true``, which begins the next block of a race before the slowest of this one is done: fewer batches are small. The
+last lines are the default search, whose models take turns: the time that its replies take alone, over the time it took.
 
     python benchmarks/embedded_throughput.py [--task calc] [--models a-small …] [key=value …]
 """
@@ -15,6 +16,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -107,17 +109,20 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="of the search, as on the command line")
     given = parser.parse_args()
     settings = [f"task={given.task}", *given.settings]
-    print(f"{'':<10}{'needed':>9}{'made':>8}  replies/s: {'in a search':>12}{'alone':>8}{'in batches of':>15}", end="")
+    print(
+        f"{'':<10}{'ahead':<7}{'needed':>9}{'made':>8}  replies/s: {'in a search':>12}{'alone':>8}{'in batches of':>15}",
+        end="",
+    )
     print(f"{'ratio':>7}{'by the wall':>13}   (processor time; aim {AIM} for the largest)")
     pools = [[name] for name in given.models] + ([[]] if len(given.models) == len(names) else [])
-    for pool in pools:
-        made, clocks, needed = inside(settings, pool)
+    for pool, ahead in product(pools, ("false", "true")):
+        made, clocks, needed = inside([*settings, f"race.ahead={ahead}"], pool)
         best = {name: alone(name, requests) for name, requests in made.items()}
         count = sum(map(len, made.values()))
         cpu, wall = (sum(getattr(time_, clock) for _, time_ in best.values()) for clock in ("cpu", "wall"))
         sizes = "/".join(str(size) for size in sorted({size for size, _ in best.values()}))
         print(
-            f"{pool[0] if pool else 'all':<10}{needed:>9,}{count:>8,}{count / clocks.cpu:>25,.0f}{count / cpu:>8,.0f}"
+            f"{pool[0] if pool else 'all':<10}{ahead:<7}{needed:>9,}{count:>8,}{count / clocks.cpu:>25,.0f}{count / cpu:>8,.0f}"
             f"{sizes:>15}{cpu / clocks.cpu:>7.2f}{wall / clocks.wall:>13.2f}",
             flush=True,
         )
