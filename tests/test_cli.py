@@ -310,7 +310,7 @@ def test_all_settings_are_shown(run, place):
     ("arguments", "shows"),
     [
         (["serach"], "'serach' is no command; there are search, pick, replay, verify, fit, show, check"),
-        (["search", "task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
+        (["search", "task=chess"], "task=chess is unknown; there are 2wikimultihopqa, aime, calc, .*recall"),
         (["search", "optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, "),
         (["search", "models=gpt"], "models=gpt is unknown; there are embedded, "),
         (["search", "role=[judge]"], "role=judge is unknown; there are assistant, "),
