@@ -333,22 +333,30 @@ def _verify(config: DictConfig) -> None:
 def _fit(config: DictConfig) -> None:
     import json
 
-    from agentgraph.archive import Archive
-    from agentgraph.run_folder import RunFolder
-    from agentgraph.scaling import laws, plot, table
+    from omegaconf import ListConfig
 
-    folder = RunFolder(_run_path(config.run))
-    if not folder.summary.exists():
-        raise ConfigError(f"run={config.run} has no summary.json: the search is not finished; go on with search run=…")
-    unit = float(json.loads(folder.summary.read_text(encoding="utf-8"))["budget"]["unit_flops"])
-    trials = Archive(folder.trials, keep=folder.trials.stat().st_size).trials
-    found = laws(trials, unit, seed=config.seed)
+    from agentgraph.archive import Archive
+    from agentgraph.plan_file import PlanFile
+    from agentgraph.run_folder import RunFolder
+    from agentgraph.scaling import laws, plot, shares, table
+
+    given = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
+    folders = [RunFolder(_run_path(path)) for path in given]
+    for path, folder in zip(given, folders, strict=True):
+        if not folder.summary.exists():
+            raise ConfigError(f"run={path} has no summary.json: the search is not finished; go on with search run=…")
+    if len(folders) > 1:
+        found = shares([PlanFile.read(folder.best) for folder in folders])
+    else:
+        unit = float(json.loads(folder.summary.read_text(encoding="utf-8"))["budget"]["unit_flops"])
+        trials = Archive(folder.trials, keep=folder.trials.stat().st_size).trials
+        found = laws(trials, unit, seed=config.seed)
     for row in table(found):
         print(f"{row['what']:<44} {row['law']:<32} {row['constants']}")
         if row["doubt"]:
             print(f"{'':<44} not to be relied on: {row['doubt']}")
     if config.plot:
-        for path in plot(found, folder.path / "fits"):
+        for path in plot(found, folders[0].path / "fits"):
             print(path)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -153,7 +153,11 @@ def qat_fraction(s: Sequence[float], fraction: Sequence[float]) -> Fit:
     xs, ys = _points(s, fraction, least=2)
     if (xs <= 1).any() or (ys <= 0).any() or (ys >= 1).any():
         raise ConfigError(f"tokens per byte must be above 1 and shares in (0, 1), got {list(s)}, {list(fraction)}")
-    return _curve_fit("f = exp(-a / ln S)", qat_law, ("a",), xs, ys, [QAT_A], ([0], [np.inf]))
+    fit = _curve_fit("f = exp(-a / ln S)", qat_law, ("a",), xs, ys, [QAT_A], ([0], [np.inf]))
+    missed = float(np.square(ys - fit.curve(xs)).sum())
+    if not fit.doubt and missed > float(np.square(ys - ys.mean()).sum()):
+        return replace(fit, doubt=f"one share for all, {ys.mean():.2f}, fits better: these do not grow as the law's do")
+    return fit
 
 
 def _curve_fit(

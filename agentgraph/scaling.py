@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from agentgraph.errors import ConfigError
 from agentgraph.fit import Fit, power_law, saturating
 from agentgraph.plan import Plan
+from agentgraph.plan_file import PlanFile
 from agentgraph.trial import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Law", "laws", "plot", "table"]
+__all__ = ["Law", "laws", "plot", "shares", "table"]
 
 _LEVELS: Final = 8
 _RESAMPLES: Final = 200
@@ -78,6 +79,39 @@ def laws(trials: Sequence[Trial], unit: float, *, seed: int = 0, resamples: int 
     if len(kept) < 2:
         raise ConfigError(f"{len(kept)} trials with enough marks; a fit needs at least two, let the search run longer")
     return [*_growth(kept, unit, seed, resamples), *_votes(kept)]
+
+
+def shares(plans: Sequence[PlanFile]) -> list[Law]:
+    """How the share that each stage has of the price grows with the budget, over the plans found at several budgets.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two plans, they are of one stage or of different ones, or their budgets are not in FLOPs.
+    """
+    names = [[stage.name for stage in plan.stages] for plan in plans]
+    if len(plans) < 2 or len(names[0]) < 2 or any(other != names[0] for other in names):
+        raise ConfigError(
+            f"shares need two or more plans of the same stages, two or more, got {names}; give runs of one task at several budgets"
+        )
+    limits = [plan.budget.flops for plan in plans]
+    if any(limit is None for limit in limits):
+        raise ConfigError("shares are fitted against a budget in FLOPs or units, which one of the runs does not have")
+    x = [limit / plan.budget.unit_flops for limit, plan in zip(limits, plans, strict=True) if limit is not None]
+    order = np.argsort(x, kind="stable")
+    result = []
+    for s, name in enumerate(names[0]):
+        y = [plan.stages[s].share or 0.0 for plan in plans]
+        at, share = [x[i] for i in order], [y[i] for i in order]
+        if len(at) < 3 or len(set(at)) < 2 or min(share) <= 0:
+            doubt = "a law needs three plans at two budgets, and no share of 0"
+            result.append(Law(f"share of {name}", "budget, units", at, share, None, doubt))
+            continue
+        fit = power_law(at, share)
+        flat = fit.low["b"] <= 0 <= fit.high["b"]
+        doubt = fit.doubt or ("the exponent may as well be 0" if flat else "")
+        result.append(Law(f"share of {name}", "budget, units", at, share, fit, doubt))
+    return result
 
 
 def _growth(trials: Sequence[Trial], unit: float, seed: int, resamples: int) -> list[Law]:

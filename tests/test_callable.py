@@ -1,12 +1,16 @@
 """A user's function as a task: what it is given, that it is called once, that every optimizer runs on it, and what is refused."""
 
+import importlib
+import itertools
 import json
+import math
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from agentgraph.backends.callable import pool
 from agentgraph.cli import main
@@ -395,3 +399,88 @@ def test_a_folder_of_the_run_is_written(tmp_path, mine):
     best = json.loads((tmp_path / "run" / "best.json").read_text())
     assert [one["name"] for one in best["stages"]] == ["train", "tune"]
     assert "score" not in best["models"]
+
+
+# ---- the two worked examples
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports a script of `benchmarks`."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", ["qat_split", "teacher_split"])
+def test_the_examples_search_their_splits(example, name, capsys, tmp_path):
+    script = example(name)
+    script.main(["--smoke", f"out={tmp_path}/rows.json"])
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    for row in rows:
+        assert 0 < row["first"] + row["second"] <= row["total"]
+        assert 0 < row["score"] < 1
+        for fixed, difference in row["less"].items():
+            assert difference[0] == pytest.approx(row["score"] - row["naive"][fixed])
+    assert capsys.readouterr().out.count("\n| ") >= len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"), [("qat_split", "fp", "qat"), ("teacher_split", "teacher", "student")]
+)
+def test_the_examples_scores_are_their_seeds(example, name, first, second):
+    script = example(name)
+    given = {first: Spent("step", 4, 4.0), second: Spent("step", 8, 8.0)}
+    scores = [script.score(given, seed) for seed in range(4)]
+    assert len(set(scores)) == 4
+    script.trained.cache_clear()
+    assert [script.score(given, seed) for seed in range(4)] == scores
+
+
+def test_the_example_quantises_to_two_bits_and_trains_through_it(example):
+    script = example("qat_split")
+    w = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    levels = script.quantised_weights(w)
+    assert all(len(levels[g, :, j].detach().round(decimals=4).unique()) <= 4 for g in range(3) for j in range(8))
+    levels.sum().backward()
+    assert (w.grad == 1).all()
+    active = script.quantised_activations(torch.relu(w.detach()))
+    assert all(len(active[g].round(decimals=4).unique()) <= 4 for g in range(3))
+    assert script.BYTES == (16 * 32 + 3 * 32 * 32 + 32 * 8) / 4
+    x, y = torch.randn(3, 5, 16), torch.zeros(3, 5, dtype=torch.int64)
+    weights = [torch.zeros(3, a, b) for a, b in itertools.pairwise(script.WIDTHS)]
+    assert script.losses(weights, x, y, quantised=False).tolist() == pytest.approx([math.log(8)] * 3)
+
+
+def test_the_clips_of_the_example_move(example):
+    script = example("teacher_split")
+    clips = script.clips([torch.Generator().manual_seed(seed) for seed in (0, 1)], 50)
+    frames = clips.reshape(2, 50, script.FRAMES, script.SIDE, script.SIDE)
+    assert set(frames.unique().tolist()) == {0.0, 1.0}
+    assert set(frames.sum((-1, -2)).unique().tolist()) == {5.0, 9.0}  # a cross and a square
+    shifts = [
+        torch.roll(frames, (d, a), (-2, -1))
+        for d, a in ((1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
+    ]
+    moved = torch.stack([(shift[:, :, :-1] == frames[:, :, 1:]).all(-1).all(-1).all(-1) for shift in shifts])
+    assert (moved.sum(0) == 1).all()  # each clip one way, at one speed
+    assert moved.any(-1).any(-1).all()
+
+
+def test_the_probe_of_the_example(example):
+    script = example("teacher_split")
+    stream = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 400, 5, generator=stream) for _ in range(2))
+    assert script.probe(x, 3 * x[..., :2] - 1, y, 3 * y[..., :2] - 1) == pytest.approx([1, 1], abs=1e-3)
+    assert script.probe(x, torch.randn(2, 400, 2, generator=stream), y, y[..., :2]) == pytest.approx([0, 0], abs=0.05)
+
+
+def test_shares_are_fitted_over_runs_at_several_budgets(call, mine, tmp_path):
+    search = ["search", "task=callable", SHOWN, f"task.function={mine}:score", "optimizer=agent_tts", *SIZES]
+    for units in (4, 8):
+        chosen = [f"budget.flops={units}", "rounds=2", "race=false", f"hydra.run.dir={tmp_path}/at{units}"]
+        assert call(*search, *chosen)[0] == 0
+    status, out, said = call("fit", f"run=[{tmp_path}/at4,{tmp_path}/at8]", "plot=false")
+    assert status == 0, said
+    assert "share of train" in out
+    assert "share of tune" in out
+    assert out.count("not to be relied on: a law needs three plans at two budgets, and no share of 0") == 2

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from generators import random_plan_file
 
 from agentgraph.budget import Cost
 from agentgraph.errors import ConfigError
 from agentgraph.fit import power_law, qat_fraction, qat_law, saturating
 from agentgraph.graph import Graph, Node
 from agentgraph.plan import Plan
-from agentgraph.scaling import laws, plot
+from agentgraph.scaling import laws, plot, shares
 from agentgraph.trial import Trial
 
 COMPUTE = np.geomspace(1, 4096, 13)
@@ -45,6 +46,11 @@ def test_the_published_share_of_quantisation_aware_training():
     noisy = qat_law(at, 4.0) + np.random.default_rng(0).normal(0, 0.01, 5)
     again = qat_fraction(at, noisy)
     assert again.low["a"] < 4.0 < again.high["a"]
+
+
+def test_shares_that_fall_do_not_follow_the_law_of_quantisation_aware_training():
+    fit = qat_fraction([4, 16, 64, 256], [0.6, 0.5, 0.5, 0.2])
+    assert fit.doubt == "one share for all, 0.45, fits better: these do not grow as the law's do"
 
 
 def test_a_vote_that_saturates():
@@ -141,3 +147,36 @@ def test_plots(tmp_path):
     files = plot(found, tmp_path / "fits")
     assert {path.name for path in files} >= {"width.svg", "vote_of_assistant_by_m.svg"}
     assert all(path.read_text().startswith("<?xml") for path in files)
+
+
+def found_at(units, first, names=("one", "two")):
+    """A plan file of two stages at a budget, the first with that share."""
+    made = random_plan_file(3, stages=2)
+    budget = made.budget.model_copy(update={"flops": units * 10.0, "unit_flops": 10.0})
+    parts = zip(made.stages, names, (first, 1 - first), strict=True)
+    stages = tuple(stage.model_copy(update={"name": name, "share": share}) for stage, name, share in parts)
+    return made.model_copy(update={"budget": budget, "stages": stages})
+
+
+def test_shares_over_several_budgets(tmp_path):
+    plans = [found_at(units, 0.1 * units**0.3) for units in (64, 1, 4, 16)]
+    first, second = shares(plans)
+    assert first.name == "share of one"
+    assert first.x == [1, 4, 16, 64]
+    assert first.fit.values["b"] == pytest.approx(0.3)
+    assert first.doubt == ""
+    assert second.y == pytest.approx([1 - y for y in first.y])
+    assert {path.name for path in plot([first, second], tmp_path)} == {"share_of_one.svg", "share_of_two.svg"}
+    flat = shares([found_at(units, share) for units, share in ((1, 0.5), (4, 0.4), (16, 0.5), (64, 0.45))])
+    assert flat[0].doubt == "the exponent may as well be 0"
+    assert shares(plans[:2])[0].doubt == "a law needs three plans at two budgets, and no share of 0"
+
+
+def test_shares_of_what_is_not_comparable():
+    for plans in ([found_at(1, 0.5)], [found_at(1, 0.5), found_at(4, 0.5, ("one", "other"))]):
+        with pytest.raises(ConfigError, match="shares need two or more plans of the same stages"):
+            shares(plans)
+    without = found_at(4, 0.5)
+    without = without.model_copy(update={"budget": without.budget.model_copy(update={"flops": None})})
+    with pytest.raises(ConfigError, match="fitted against a budget in FLOPs or units"):
+        shares([found_at(1, 0.5), without])
