@@ -819,7 +819,10 @@ def test_the_first_interrupt_waits_for_what_is_in_flight(caplog):
         calls.append(request.key)
         if len(calls) == 8:
             started.set()
-        await asyncio.sleep(0.5)
+        for _ in range(2000):  # no reply comes before the interrupt has been noticed
+            if caplog.messages:
+                break
+            await asyncio.sleep(0.01)
         return skilled(request)
 
     with executor(backend(script, limit=8)) as running:
