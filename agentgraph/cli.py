@@ -165,7 +165,7 @@ def _go_on(path: Path, overrides: list[str]) -> None:
         given = OmegaConf.from_dotlist([f"value={value}"]).value
         if key == "rounds" and isinstance(given, int) and given >= config.rounds:
             config.rounds = given
-        elif key == "task.function" and known is None:  # which the folder does not keep
+        elif key == "task.function" and "function" in config.task and known is None:  # which the folder does not keep
             config.task.function = given
         elif given != known:
             raise ConfigError(

@@ -9,7 +9,7 @@ for each total of steps, the split found against one half and the paper's 1/6 fo
 steps) at equal steps, paired over test seeds, with 95 % intervals. Writes figures/teacher_split.svg if matplotlib is
 there. Networks of several seeds are trained side by side, as one batch.
 
-    python benchmarks/teacher_split.py [--smoke] [out=teacher_split.json]
+    python benchmarks/teacher_split.py [--smoke] [rounds=8] [out=teacher_split.json]
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def main(arguments: Sequence[str]) -> None:
     """Search, print and draw."""
     smoke = "--smoke" in arguments
     out = next((Path(a.removeprefix("out=")) for a in arguments if a.startswith("out=")), None)
+    rounds = int(next((a.removeprefix("rounds=") for a in arguments if a.startswith("rounds=")), "8"))
     began, rows = time.monotonic(), list[Row]()
     for total in (12, 24) if smoke else TOTALS:
         rows.append(
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
                 total,
                 parts=PARTS if not smoke else 6,
                 naive=NAIVE,
-                rounds=2 if smoke else 4,
+                rounds=2 if smoke else rounds,
                 seeds=2 if smoke else SIDE_BY_SIDE,
             )
         )
