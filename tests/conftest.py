@@ -1,6 +1,7 @@
-"""Puts this folder on the path, so that tests in folders below find its helpers; one thread for arithmetic."""
+"""Puts this folder on the path, so that tests in folders below find its helpers; one thread for arithmetic; Ctrl-C is heard."""
 
 import ctypes
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from servers.loopback import Loopback
 from agentgraph.errors import SandboxError
 
 torch.set_num_threads(1)
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # what a script starts in the background ignores it, and all its children do
 
 
 def _skip_without_landlock(error: SandboxError) -> None:
