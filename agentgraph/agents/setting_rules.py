@@ -3,18 +3,23 @@
 1. Of each stage the smallest model that is not clearly worse than the best is preferred (else all models are alike).
 2. Numbers of samples are looked for around the best one, half and twice and in between (else they are drawn at random).
 3. Stages change together, and what one gives up another may take (else one stage changes at a time).
+
+The rivals have rules of their own, simple readings of their papers. As AgentHPO (arXiv 2402.01881): from the best, one thing
+of one stage is changed by one step. As MLCopilot (arXiv 2304.14979): numbers of samples are levels, and the next setting is
+what the best experiences have on average, then parts of each of them, then one part drawn anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Final
 
 import numpy as np
 
 from agentgraph.agents.guidelines import History
 from agentgraph.samplings import Sampling, Setting
-from agentgraph.trial import Trial
 
 __all__ = ["guideline", "settings"]
 
@@ -23,15 +28,18 @@ _TURNS: Final = 40  # tries for each setting that is wanted
 _FLAT: Final = 0.01  # spread of a batch's scores below which more is explored
 _FACTORS: Final = (0.5, 0.75, 1.0, 1.5, 2.0)
 _ASTRAY: Final = 0.15  # chance of a model that is not preferred
+_RECALLED: Final = 5  # best settings that MLCopilot recalls; so many are drawn at random first
 
 
 def guideline(history: History) -> str:
     """What to try next, and why, in words."""
-    ranked = _ranked(history)
+    ranked = history.ranked()
     if not ranked:
         return "No trial has marks yet: try settings at random."
     best, trial = ranked[0]
     said = [f"Best so far: {history.samplings.text(best)}, score {history.utility(trial):.3f} ± {trial.stderr:.3f}."]
+    if history.manner != "tts":
+        return f"{said[0]} {_RIVALS[history.manner]}"
     names = [stage.name for stage in history.samplings.space.stages]
     if 1 in history.insights:
         for s, name in enumerate(names):
@@ -50,10 +58,18 @@ def guideline(history: History) -> str:
     return " ".join(said)
 
 
+_RIVALS: Final = {
+    "hpo": "Change one thing of one stage by one step.",
+    "copilot": "Try what the best experiences have on average, or parts of each.",
+}
+
+
 def settings(history: History) -> list[Setting]:
     """Settings to try next, none of them tried before, all within the budget; fewer where none are left."""
     rng = np.random.default_rng((history.round, history.seed))
-    ranked = _ranked(history)
+    if history.manner != "tts":
+        return _of_rival(history, rng)
+    ranked = history.ranked()
     known = {setting for setting, _ in history.trials}
     found: dict[Setting, None] = {}
     anywhere = history.count // 2 if _flat(history) else 0
@@ -69,18 +85,12 @@ def settings(history: History) -> list[Setting]:
     return list(found)
 
 
-def _ranked(history: History) -> list[tuple[Setting, Trial]]:
-    """Marked trials, best first."""
-    marked = [(setting, trial) for setting, trial in history.trials if trial.marks]
-    return sorted(marked, key=lambda pair: (pair[1].stderr - history.utility(pair[1]), pair[1].price.flops))
-
-
 def _by_model(history: History, s: int) -> dict[str, tuple[float, float]]:
     """Best utility, and its standard error, of the trials that have each model in a stage; by size."""
     found: dict[str, tuple[float, float]] = {}
     for model in history.samplings.models(s):
         values = [
-            (history.utility(trial), trial.stderr) for setting, trial in _ranked(history) if setting[s].model == model
+            (history.utility(trial), trial.stderr) for setting, trial in history.ranked() if setting[s].model == model
         ]
         if values:
             found[model] = max(values)
@@ -131,7 +141,7 @@ def _samples(history: History, s: int, now: Sampling, model: str, rng: np.random
     if 2 not in history.insights:
         return 1 + int(rng.integers(most))
     tried = [
-        (history.utility(trial), setting[s].samples) for setting, trial in _ranked(history) if setting[s].model == model
+        (history.utility(trial), setting[s].samples) for setting, trial in history.ranked() if setting[s].model == model
     ]
     start = now.samples if model == now.model else max(tried)[1] if tried else max(1, most // 2)
     factor = _FACTORS[int(rng.integers(len(_FACTORS)))]
@@ -148,3 +158,58 @@ def _flat(history: History) -> bool:
         [history.utility(trial) for _, trial in history.trials[-history.last :] if trial.marks] if history.last else []
     )
     return len(last) > 2 and float(np.std(last)) < _FLAT
+
+
+# Rivals --------------------------------------------------------------------------------------------------------------
+
+
+def _of_rival(history: History, rng: np.random.Generator) -> list[Setting]:
+    """The rival's next settings; what its rule leaves open is drawn at random."""
+    rule = _one_step if history.manner == "hpo" else _recalled
+    drawn = (history.samplings.random(rng) for _ in range(_TURNS * history.count))
+    known = {setting for setting, _ in history.trials}
+    fresh = (setting for setting in chain(rule(history, rng), drawn) if setting not in known)
+    allowed = (setting for setting in fresh if history.samplings.allows(setting))
+    return list(islice(dict.fromkeys(allowed), history.count))
+
+
+def _one_step(history: History, rng: np.random.Generator) -> Iterator[Setting]:
+    """Neighbours of the best setting in random order, then those of the second best, and so on."""
+    for base, _ in history.ranked():
+        steps: list[Setting] = []
+        for s, one in enumerate(base):
+            models = history.samplings.models(s)
+            at = models.index(one.model)
+            others = [Sampling(model, one.samples) for model in models[max(0, at - 1) : at + 2] if model != one.model]
+            numbers = {one.samples - 1, one.samples + 1, one.samples // 2, 2 * one.samples} - {0, one.samples}
+            others += [Sampling(one.model, number) for number in sorted(numbers)]
+            steps += [(*base[:s], other, *base[s + 1 :]) for other in others]
+        yield from (steps[i] for i in rng.permutation(len(steps)))
+
+
+def _recalled(history: History, rng: np.random.Generator) -> Iterator[Setting]:
+    """What the best experiences have on average, parts of each, and these with one part drawn anew."""
+    best = [setting for setting, _ in history.ranked()[:_RECALLED]]
+    if len(history.trials) < _RECALLED or not best:
+        return
+    stages = range(len(best[0]))
+    yield tuple(_average([setting[s] for setting in best]) for s in stages)
+    for turn in range(_TURNS):
+        setting = [best[int(rng.integers(len(best)))][s] for s in stages]
+        if turn >= _TURNS // 2:
+            s = int(rng.integers(len(setting)))
+            models = history.samplings.models(s)
+            model = models[int(rng.integers(len(models)))]
+            most = history.samplings.most(s, model, history.samplings.left(tuple(setting), s))
+            if not most:
+                continue
+            levels = [2**n for n in range(most.bit_length())]
+            setting[s] = Sampling(model, levels[int(rng.integers(len(levels)))])
+        yield tuple(setting)
+
+
+def _average(parts: Sequence[Sampling]) -> Sampling:
+    """The model that most of them have, the best's of equals, and the level next to their geometric mean of samples."""
+    models = Counter(one.model for one in parts)
+    level = round(float(np.mean([np.log2(one.samples) for one in parts])))
+    return Sampling(max(models, key=lambda model: models[model]), 2**level)
