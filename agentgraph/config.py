@@ -329,7 +329,7 @@ def build_search(config: DictConfig) -> Setup:
         **{key: config[key] for key in ("finalists", "failure_share", "outage", "seed")},
         deadlines=build_deadlines(config.deadline),
         stages=cast("Any", OmegaConf.to_container(config.stages, resolve=True)) if config.get("stages") else None,
-        hand_on=config.get("hand_on", True),
+        hand_on=config.get("hand_on", False),
     )
 
 

@@ -101,7 +101,7 @@ class Setup:
     deadlines: Deadlines | None = None
     seed: int = 0
     stages: Mapping[str, object] | None = None
-    hand_on: bool = True
+    hand_on: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.limits.items():

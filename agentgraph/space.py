@@ -204,7 +204,7 @@ class Space:
     stages: tuple[StageSpace, ...]
     budget: Budget
     shares: tuple[float, ...] = ()
-    hand_on: bool = True
+    hand_on: bool = False
 
     def __post_init__(self) -> None:
         if self.shares:

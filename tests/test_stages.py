@@ -299,9 +299,11 @@ def labelled_pairs(inside):
     return each.rows(list(first)), each.rows(list(second))
 
 
+@pytest.mark.parametrize("hand_on", [False, True])
 @pytest.mark.parametrize("units", [2, 3.5, 9.0])
-def test_probabilities_of_two_stages_sum_to_one_over_what_fits(units):
-    inside = space(2, units, stages=2, roles=(ROLES[0], ROLES[4]))
+def test_probabilities_of_two_stages_sum_to_one_over_what_fits(units, hand_on):
+    """Without handing on only what fits in some split of the budget can be drawn."""
+    inside = replace(space(2, units, stages=2, roles=(ROLES[0], ROLES[4])), hand_on=hand_on)
     distribution = random_tables(inside, 1)
     labelled = labelled_pairs(inside)
     log_prob = distribution.log_prob(labelled)
@@ -309,7 +311,7 @@ def test_probabilities_of_two_stages_sum_to_one_over_what_fits(units):
     for row in range(len(log_prob)):
         try:
             inside.check(distribution.plan(labelled, row))
-            assert log_prob[row] > -torch.inf
+            assert log_prob[row] > -torch.inf or not hand_on
         except (SpaceError, BudgetError, ValueError):
             assert log_prob[row] == -torch.inf
 
