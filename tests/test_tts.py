@@ -9,6 +9,7 @@ import pytest
 from fakes import ROLES, backend, setup
 from spaces import limited, space
 
+from agentgraph.agents import setting_rules
 from agentgraph.agents.base import Agent
 from agentgraph.agents.guidelines import INSIGHTS, parse_settings
 from agentgraph.agents.language_model import RIVAL_TASKS, LanguageModel
@@ -446,6 +447,49 @@ def test_an_agent_without_guidelines():
 def test_bad_settings(settings, shows):
     with pytest.raises(ConfigError, match=shows):
         AgentTTS(RuleBased(), **settings)
+
+
+def tried(rows):
+    """A history in which these settings had these shares of 200 questions right: (setting, first stage's, all)."""
+    optimizer = made()
+    trials = []
+    for one, first, right in rows:
+        plan = optimizer.samplings.plan(one)
+        trial = Trial(len(trials), plan, 0, optimizer.space.price(plan))
+        for q in range(200):
+            own = {} if first is None else {"retrieval": float(q < 200 * first)}
+            trial.add(Answer(f"q{q}", float(q < 200 * right), Cost(1.0), stages=own))
+        trials.append(trial)
+    optimizer._trials = {trial.plan.id: trial for trial in trials}
+    return optimizer._history(0, 4, 0)
+
+
+def test_a_model_beside_a_poor_stage_is_not_thought_poor():
+    poor, good = (7, 1), (72, 1)
+    history = tried([
+        (setting(poor, (3, 1)), None, 0.1),
+        (setting(good, (3, 1)), None, 0.4),
+        (setting(poor, (8, 1)), None, 0.2),
+    ])  # fmt: skip
+    beliefs = setting_rules._Beliefs(history)
+    assert beliefs.models(1)["8B"][0] > beliefs.models(1)["3B"][0]
+    assert beliefs.models(0)["72B"][0] > beliefs.models(0)["7B"][0]
+    best = max(
+        (setting(r, a) for r in (poor, good) for a in ((3, 1), (8, 1))),
+        key=lambda one: beliefs.forecasts([one], 1, np.random.default_rng(0))[0, 0],
+    )
+    assert best == setting(good, (8, 1))
+
+
+def test_a_stage_with_marks_of_its_own_is_judged_by_them():
+    history = tried([(setting((72, 1), (3, 1)), 0.5, 0.25)])
+    ((_, trial),) = history.trials
+    first, second = setting_rules._rates(history, trial)
+    assert first[:2] == ((0,), pytest.approx(100.5 / 201))
+    assert second[:2] == ((1,), pytest.approx(50.5 / 101))
+    unmarked = tried([(setting((72, 1), (3, 1)), None, 0.25)])
+    ((both, rate, _),) = setting_rules._rates(unmarked, unmarked.trials[0][1])
+    assert (list(both), rate) == ([0, 1], 0.25)
 
 
 # ---- rivals

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -117,6 +118,7 @@ class History:
     count: int
     manner: str = "tts"
 
+    @cached_property
     def ranked(self) -> list[tuple[Setting, Trial]]:
         """Marked trials, best first."""
         marked = [(setting, trial) for setting, trial in self.trials if trial.marks]

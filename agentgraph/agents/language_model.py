@@ -138,7 +138,7 @@ class LanguageModel(Agent):
 
     def settings(self, history: History, complaint: str = "") -> str:
         if history.manner == "copilot":
-            history = replace(history, trials=history.ranked()[:RECALLED])
+            history = replace(history, trials=history.ranked[:RECALLED])
         wanted = f"Return exactly {history.count} different settings that were not tried and are within the budget."
         text = "\n\n".join([shown(history), *self._guidelines(history), wanted])
         return self._ask_json(self._tts_system(history, (1, 2, 3)), text, complaint, Settings, 2 * history.round + 1)
