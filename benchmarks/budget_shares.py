@@ -5,7 +5,7 @@ of the questions, scored on the other), the best of AgentTTS's settings, and wha
 of the plan's price. Then power laws of what each stage spends against the budget, and the paper's insight 3 (AgentTTS, arXiv
 2508.00890: what an early stage has changes what is best for later ones).
 
-    python benchmarks/budget_shares.py [budgets=3,4,6,8,12,16,24] [seeds=3] [trials=60]
+    python benchmarks/budget_shares.py [budgets=3,4,6,8,12,16,24] [seeds=3] [trials=100]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from quality.methods import Method
 from quality.stage_run import stage_run
 from quality.stage_worlds import kept, pipeline, pipeline_best, pipeline_space
 from quality.stage_worlds import pipeline_table as table
-from stage_tables import sampled
+from stage_tables import UNITS, sampled
 
 from agentgraph.errors import ConfigError
 from agentgraph.fit import power_law
@@ -72,8 +72,11 @@ def _counted(names: Sequence[str]) -> list[str]:
 
 
 def searched(kind: str, units: float, seeds: int, trials: int) -> tuple[str, str]:
-    """Mean share of the first stage of what searches of this budget found, and their mean regret; '-' without seeds."""
-    if not seeds:
+    """Mean share of the first stage of what searches of this budget found, and their mean regret; '-' without searches.
+
+    Graphs of more units than a stage has in the table have no value, so that above these nothing is searched.
+    """
+    if not seeds or (kind == "graphs" and units > UNITS):
         return "-", "-"
     world = pipeline(kind, units)
     found, regret = [], []
@@ -104,17 +107,26 @@ def insight_3(model: str) -> Iterator[str]:
     yield (
         f"calc {model}×n with a confidence vote, % of the first half; n = {', '.join(map(str, COUNTS))}; best n [its 90 % interval]"
     )
+    reach: dict[str, tuple[int, int]] = {}
     for name, wanted in (("poor", 0.25), ("middling", 0.5), ("good", 1.0)):
         place = int(np.argmin(np.abs(level - wanted * level.max())))
         handed = first.rows[first.row[place], half]
         marks = 100 * (rows & handed).mean(1)
-        low, high = _interval(rows & handed)
+        low, high = reach[name] = _interval(rows & handed)
         shown = " ".join(f"{mark:5.1f}" for mark in marks)
         kept_right = [100 * (row & handed).sum() / handed.sum() for row in rows]
         yield (
             f"  {name:<9} recall {100 * handed.mean():5.1f} %: {shown}   best n {COUNTS[int(marks.argmax())]} [{low}, {high}]; of "
             f"what was recalled right, {kept_right[0]:.0f} % with n=1, {max(kept_right):.0f} % at best"
         )
+    poor, good = reach["poor"], reach["good"]
+    if good[1] < poor[0]:
+        said = "yes, as in the paper: after a good first stage fewer samples are best"
+    elif good[0] > poor[1]:
+        said = "the other way round: after a good first stage more samples are best"
+    else:
+        said = "no: the intervals of the best n after a poor and after a good first stage meet"
+    yield f"  does insight 3 show in the number of samples? {said}"
 
 
 def _interval(marks: NDArray[np.bool_], draws: int = 1000) -> tuple[int, int]:
@@ -154,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
     given = dict(argument.partition("=")[::2] for argument in arguments)
     try:
         budgets = tuple(map(float, given.pop("budgets").split(","))) if "budgets" in given else BUDGETS
-        seeds, trials = int(given.pop("seeds", 3)), int(given.pop("trials", 60))
+        seeds, trials = int(given.pop("seeds", 3)), int(given.pop("trials", 100))
     except ValueError as error:
         print(
             f"cannot read {' '.join(arguments)!r}: {error}; budgets are numbers with commas between, seeds and trials whole"
@@ -162,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if given or seeds < 0 or trials < 1 or min(budgets) <= 0:
         print(
-            f"cannot read {' '.join(arguments)!r}; give budgets=3,4,6 (above 0), seeds=3 (0: no searches) and trials=60"
+            f"cannot read {' '.join(arguments)!r}; give budgets=3,4,6 (above 0), seeds=3 (0: no searches) and trials=100"
         )
         return 2
     for kind in FOUND_BY:
