@@ -11,6 +11,10 @@ A model takes whatever `agentgraph.model.Model` takes. ``answer`` is what was re
 answers are compared as text, so an answer that was graded right is written as the gold answer itself. Where only
 marks were kept, ``mark`` (in [0, 1]) stands in the place of ``answer``. ``sample`` tells independent replies to the same
 question apart. ``confidence`` (in [0, 1]), ``seconds`` and ``usd`` may be left out.
+
+A *composed* recording has marks of several stages of work, which were recorded apart: ids are ``<stage>/<question>``, and the
+stages are declared independent given the question. What a later stage is asked names what those before it came to:
+``test_output/q1 after 0.0``; the mark of the reply is then the product.
 """
 
 from __future__ import annotations
@@ -21,13 +25,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agentgraph.budget import Cost, Tokens, total
 from agentgraph.errors import TaskError
 from agentgraph.recording_lines import RecordedQuestion, RecordedReply, questions_of, read_file, read_models, replies_of
 
-__all__ = ["RecordedQuestion", "RecordedReply", "Recording"]
+__all__ = ["Mark", "RecordedQuestion", "RecordedReply", "Recording", "after", "parted"]
+
+_AFTER: Final = " after "
+_NO_VOTES: Final = (
+    "a vote compares answers, but this recorded folder has marks only; leave out votes: role=[assistant,oracle]"
+)
+
+
+class Mark(str):
+    """Stands for an answer of which only the mark was recorded: comparing it with another is an error."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> float:
+        """The mark, in [0, 1]."""
+        return float(str(self).split(" ", 1)[0])
+
+    def __hash__(self) -> int:
+        raise TaskError(_NO_VOTES)
+
+    def __eq__(self, other: object) -> bool:
+        raise TaskError(_NO_VOTES)
+
+
+def after(question: str, mark: float) -> str:
+    """What a stage is asked when those before it came to that mark."""
+    return f"{question}{_AFTER}{mark!r}"
+
+
+def parted(asked: str) -> tuple[str, float]:
+    """Id of the question that is asked, and what the stages before it came to; 1 if nothing is said of them."""
+    question, said, mark = asked.partition(_AFTER)
+    return question, float(mark) if said else 1.0
 
 
 @dataclass(frozen=True)

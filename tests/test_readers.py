@@ -29,7 +29,7 @@ def test_accuracies_are_as_stated_and_folders_are_read_back(table, tmp_path):
     assert worlds
     for world in worlds:
         line, good = script.row(world)
-        assert world.stated, line
+        assert world.stated or world.name.endswith("-composed"), line
         assert good, line
     smallest = min(worlds, key=lambda world: len(world.replies)).complete()
     recording = Recording.read(smallest.write(tmp_path / table))

@@ -9,9 +9,10 @@ import pytest
 from fakes import ROLES, backend, setup
 from spaces import limited, space
 
+from agentgraph.agents import setting_rules
 from agentgraph.agents.base import Agent
 from agentgraph.agents.guidelines import INSIGHTS, parse_settings
-from agentgraph.agents.language_model import LanguageModel
+from agentgraph.agents.language_model import RIVAL_TASKS, LanguageModel
 from agentgraph.agents.rule_based import RuleBased
 from agentgraph.budget import Budget, Cost, Tokens, tts_cost
 from agentgraph.errors import ConfigError, FeedbackError
@@ -446,6 +447,98 @@ def test_an_agent_without_guidelines():
 def test_bad_settings(settings, shows):
     with pytest.raises(ConfigError, match=shows):
         AgentTTS(RuleBased(), **settings)
+
+
+def tried(rows):
+    """A history in which these settings had these shares of 200 questions right: (setting, first stage's, all)."""
+    optimizer = made()
+    trials = []
+    for one, first, right in rows:
+        plan = optimizer.samplings.plan(one)
+        trial = Trial(len(trials), plan, 0, optimizer.space.price(plan))
+        for q in range(200):
+            own = {} if first is None else {"retrieval": float(q < 200 * first)}
+            trial.add(Answer(f"q{q}", float(q < 200 * right), Cost(1.0), stages=own))
+        trials.append(trial)
+    optimizer._trials = {trial.plan.id: trial for trial in trials}
+    return optimizer._history(0, 4, 0)
+
+
+def test_a_model_beside_a_poor_stage_is_not_thought_poor():
+    poor, good = (7, 1), (72, 1)
+    history = tried([
+        (setting(poor, (3, 1)), None, 0.1),
+        (setting(good, (3, 1)), None, 0.4),
+        (setting(poor, (8, 1)), None, 0.2),
+    ])  # fmt: skip
+    beliefs = setting_rules._Beliefs(history)
+    assert beliefs.models(1)["8B"][0] > beliefs.models(1)["3B"][0]
+    assert beliefs.models(0)["72B"][0] > beliefs.models(0)["7B"][0]
+    best = max(
+        (setting(r, a) for r in (poor, good) for a in ((3, 1), (8, 1))),
+        key=lambda one: beliefs.forecasts([one], 1, np.random.default_rng(0))[0, 0],
+    )
+    assert best == setting(good, (8, 1))
+
+
+def test_a_stage_with_marks_of_its_own_is_judged_by_them():
+    history = tried([(setting((72, 1), (3, 1)), 0.5, 0.25)])
+    ((_, trial),) = history.trials
+    first, second = setting_rules._rates(history, trial)
+    assert first[:2] == ((0,), pytest.approx(100.5 / 201))
+    assert second[:2] == ((1,), pytest.approx(50.5 / 101))
+    unmarked = tried([(setting((72, 1), (3, 1)), None, 0.25)])
+    ((both, rate, _),) = setting_rules._rates(unmarked, unmarked.trials[0][1])
+    assert (list(both), rate) == ([0, 1], 0.25)
+
+
+# ---- rivals
+
+
+RIVALS = {name: {"manner": name, "batch": 1, "insights": []} for name in ("hpo", "copilot")}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_try_one_setting_at_a_time_and_none_twice(name):
+    _, world, _ = searched(2, rounds=40, **RIVALS[name])
+    assert [trial.round for trial in world.trials] == list(range(40))
+    assert len({trial.plan.id for trial in world.trials}) == 40
+
+
+def test_agent_hpo_changes_one_thing_of_the_best_by_one_step():
+    optimizer, world, _ = searched(0, rounds=12, **RIVALS["hpo"])
+    settings = [optimizer.samplings.of(trial.plan) for trial in world.trials]
+    for i in range(1, 12):
+        ranked = sorted(range(i), key=lambda j: -world.trials[j].accuracy)
+        changed = [sum(a != b for a, b in zip(settings[i], settings[j], strict=True)) for j in ranked]
+        assert 1 in changed  # one stage of an earlier setting
+        base = settings[ranked[changed.index(1)]]
+        ((new, old),) = [(a, b) for a, b in zip(settings[i], base, strict=True) if a != b]
+        assert (new.model == old.model) != (new.samples == old.samples)
+
+
+def test_ml_copilot_recalls_what_the_best_have_on_average():
+    optimizer, world, _ = searched(3, rounds=6, **RIVALS["copilot"])
+    best = sorted(world.trials[:5], key=lambda trial: -trial.accuracy)
+    experiences = [optimizer.samplings.of(trial.plan) for trial in best]
+    last = optimizer.samplings.of(world.trials[5].plan)
+    for s, one in enumerate(last):
+        assert one.model in {setting[s].model for setting in experiences}
+        assert one.samples & (one.samples - 1) == 0 or one.samples in {setting[s].samples for setting in experiences}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_language_model_as_rival_is_told_no_insight(name):
+    _, model, plans = asked_once([written(GOOD)], **RIVALS[name])
+    assert len(plans) == 1
+    for request in model.asked:
+        assert request.messages[0][1] == RIVAL_TASKS[name]
+    assert "exactly 1 different settings" in model.asked[-1].messages[1][1]
+
+
+def test_an_unknown_manner():
+    with pytest.raises(ConfigError, match="optimizer.manner='bohb' is unknown; use one of tts, hpo, copilot"):
+        AgentTTS(RuleBased(), manner="bohb")
 
 
 # ---- a whole run

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -17,7 +18,7 @@ from agentgraph.errors import FeedbackError
 from agentgraph.samplings import MOST_SAMPLES, Sampling, Samplings, Setting
 from agentgraph.trial import Trial
 
-__all__ = ["INSIGHTS", "Guideline", "History", "Settings", "as_written", "parse_settings", "shown"]
+__all__ = ["INSIGHTS", "MANNERS", "Guideline", "History", "Settings", "as_written", "parse_settings", "shown"]
 
 INSIGHTS: Final = {
     1: "Each stage prefers some size of model: first find out which; take a large one only if it is clearly better.",
@@ -27,6 +28,8 @@ INSIGHTS: Final = {
     "one more. Trade budget between stages, and look again at later stages when an early one has changed.",
 }
 """The findings of AgentTTS by number; each can be left out."""
+MANNERS: Final = ("tts", "hpo", "copilot")
+"""How an agent searches: as AgentTTS, or as the rivals AgentHPO and MLCopilot do (`agentgraph.optimizers.agent_tts`)."""
 
 
 def _whole(value: object) -> object:
@@ -99,6 +102,8 @@ class History:
         Utility of a trial.
     count
         How many settings are wanted.
+    manner
+        One of `MANNERS`.
     """
 
     round: int
@@ -111,6 +116,13 @@ class History:
     insights: Collection[int]
     utility: Callable[[Trial], float]
     count: int
+    manner: str = "tts"
+
+    @cached_property
+    def ranked(self) -> list[tuple[Setting, Trial]]:
+        """Marked trials, best first."""
+        marked = [(setting, trial) for setting, trial in self.trials if trial.marks]
+        return sorted(marked, key=lambda pair: (pair[1].stderr - self.utility(pair[1]), pair[1].price.flops))
 
 
 def as_written(samplings: Samplings, settings: Sequence[Setting]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -46,6 +47,21 @@ TTS_TASK: Final = (
     "of times, and its answers are combined into one. You choose model and number of samples for each stage, see the scores, "
     "and choose again, to find the best score with few trials."
 )
+RECALLED: Final = 5
+"""Best trials that MLCopilot's agent is shown when it recommends a setting."""
+RIVAL_TASKS: Final = {
+    "hpo": (
+        "You tune the settings of a system with a fixed budget and several stages. In each stage a model is sampled a number of "
+        "times, and its answers are combined into one. You read the log of all experiments, say what they show, and propose the "
+        "next experiment, one change at a time, to find the best score with few of them."
+    ),
+    "copilot": (
+        "You recommend settings of a system with a fixed budget and several stages. In each stage a model is sampled a number of "
+        "times, and its answers are combined into one. From past experiences you draw knowledge in a few short statements, with "
+        "numbers of samples as low, medium or high; by the best experiences and this knowledge you recommend the next setting."
+    ),
+}
+"""What the rivals AgentHPO and MLCopilot are told instead; they know no insights."""
 SHARES: Final = (
     " The task has several stages, each of which is asked what the one before answered. A nudge of the table 'share', whose "
     "option is the name of a stage, moves budget to that stage or away from it; what one stage has is not there for the others."
@@ -112,7 +128,7 @@ class LanguageModel(Agent):
 
     def guideline(self, history: History) -> str:
         text = [shown(history), *self._guidelines(history)]
-        if history.guidelines:
+        if history.guidelines and history.manner == "tts":
             text.append(f"The last {history.last} trials are of the last batch. If scores hardly vary, explore more.")
         text.append(
             "Write a guideline of a few sentences for the next settings: which models, how many samples, where the budget goes."
@@ -121,13 +137,16 @@ class LanguageModel(Agent):
         return self._call_model(self._tts_system(history, insights), "\n\n".join(text), 2 * history.round)
 
     def settings(self, history: History, complaint: str = "") -> str:
+        if history.manner == "copilot":
+            history = replace(history, trials=history.ranked[:RECALLED])
         wanted = f"Return exactly {history.count} different settings that were not tried and are within the budget."
         text = "\n\n".join([shown(history), *self._guidelines(history), wanted])
         return self._ask_json(self._tts_system(history, (1, 2, 3)), text, complaint, Settings, 2 * history.round + 1)
 
     def _tts_system(self, history: History, insights: Sequence[int]) -> str:
         told = [f"({n}) {TTS_INSIGHTS[n]}" for n in insights if n in self.insights and n in history.insights]
-        return " ".join([TTS_TASK, *(["What is known:"] if told else []), *told])
+        task = RIVAL_TASKS.get(history.manner, TTS_TASK)
+        return " ".join([task, *(["What is known:"] if told else []), *told])
 
     @staticmethod
     def _guidelines(history: History) -> list[str]:

@@ -12,7 +12,7 @@ from agentgraph.backends.base import Backend
 from agentgraph.budget import Rates
 from agentgraph.errors import BackendError, BackendRefused, ConfigError
 from agentgraph.model import Model, Pool
-from agentgraph.recording import RecordedReply, Recording
+from agentgraph.recording import RecordedReply, Recording, parted
 from agentgraph.request import Reply, Request, stable_hash
 
 __all__ = ["Recorded", "pool"]
@@ -56,7 +56,7 @@ class Recorded(Backend):
                 f"{self.recording.folder} has replies of {list(self.recording.models)}, not {request.model!r}; "
                 "choose one of these or record it"
             )
-        question = request.messages[-1][1]
+        question, before = parted(request.messages[-1][1])
         if question not in self._questions:
             raise BackendError(self._unknown(request.model, question), retry=False)
         replies = self.recording.replies[request.model].get(question, ())
@@ -69,7 +69,7 @@ class Recorded(Backend):
                 retry=False,
             )
         key = (request.run_seed, request.replicate if sampled else 0, request.model, question)
-        return _reply(replies[self._order(key, len(replies))[sample]], request, sample)
+        return _reply(replies[self._order(key, len(replies))[sample]], request, sample, before)
 
     async def served(self) -> tuple[str, ...]:
         return tuple(sorted(self.recording.models))
@@ -130,10 +130,10 @@ def pool(path: str, name: str = "recorded") -> tuple[Pool, dict[str, Backend]]:
     return Pool(models), {name: backend}
 
 
-def _reply(recorded: RecordedReply, request: Request, sample: int) -> Reply:
+def _reply(recorded: RecordedReply, request: Request, sample: int, before: float) -> Reply:
     text = recorded.answer or ""
     if recorded.mark is not None:  # an answer that equals no other, so that nobody can count votes by it
-        text = f"{recorded.mark!r} by sample {sample} of {request.model}"
+        text = f"{before * recorded.mark!r} by sample {sample} of {request.model}"
     logprob = None
     if recorded.confidence is not None:
         logprob = math.log(recorded.confidence) if recorded.confidence > 0 else _NEVER

@@ -15,7 +15,8 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
 - In mode ``propose`` (the released code's way, where the agent writes the next graph) the agent may add whole plans to
   those that are drawn; in mode ``sample`` (the paper's idea) it moves the tables only.
 - Of a task with several stages, each is probed and warmed up by itself while the others have one call; then plans are
-  drawn with a split of the budget, and nudges move the shares as they move roles and models.
+  drawn with a split of the budget, and nudges move the shares as they move roles and models. The screen also sees the
+  pairings of graphs that did well in their stages, each by its stage's own marks where there are any.
 - The outcome is chosen on validation questions from an archive of all trials; the released code returns the last graph.
 """
 
@@ -23,11 +24,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agentgraph.agents.base import Agent, Evidence, ModelCall
 from agentgraph.agents.evidence import account, mixes_text, realised, render, tables_text
@@ -49,6 +52,7 @@ from agentgraph.trial import Trial
 MODES: Final = ("sample", "propose")
 GRADIENTS: Final = ("text", "numeric", "both", "turns")
 PHASES: Final = ("probe", "warm-up", "search")
+_PAIRED: Final = 8  # graphs of a stage that are paired with those of the others
 
 
 class AgentReinforce(Optimizer):
@@ -161,8 +165,17 @@ class AgentReinforce(Optimizer):
         drawn = draw_new(self.tables, max(missing, self.candidates), rng, known)
         if not self.candidates:
             return [*own, *drawn]
-        self._screened = self.screen.choose(drawn, missing, rng)
+        paired = {plan.id: plan for plan in [*self._pairings(), *drawn] if plan.id not in known}
+        self._screened = self.screen.choose(list(paired.values()), missing, rng)
         return [*own, *self._screened.plans]
+
+    def _pairings(self) -> list[Plan]:
+        """Plans of several stages whose graphs each did well in its stage, within the budget."""
+        if len(self.space.stages) == 1:
+            return []
+        marked = [trial for trial in self._trials.values() if trial.marks]
+        best = [_did_well(marked, self.space, s)[:_PAIRED] for s in range(len(self.space.stages))]
+        return [plan for graphs in product(*best) if self.space.feasible(plan := Plan(graphs))]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         fresh = [trial for trial in trials if trial.plan.id not in self._trials] or list(trials)
@@ -423,3 +436,26 @@ class AgentReinforce(Optimizer):
 
     def headline(self) -> str:
         return self._headline
+
+
+def _did_well(trials: Sequence[Trial], space: Space, s: int) -> list[Graph]:
+    """Graphs of a stage, best first: by the share of what came to them right that they left right, less one standard error.
+
+    Trials of a graph are pooled. Where stages are not marked by themselves, a graph has the marks of its plans.
+    """
+    names = [stage.name for stage in space.stages]
+    graphs: dict[str, Graph] = {}
+    counts: dict[str, NDArray[np.float64]] = {}
+    for trial in trials:
+        rights = [sum(trial.stage_marks.get(name, {}).values()) for name in names[:-1]] + [sum(trial.marks.values())]
+        alone = all(trial.stage_marks.get(name) for name in names[:-1])
+        reached = rights[s - 1] if alone and s else len(trial.marks)
+        graph = graphs.setdefault(trial.plan.stages[s].id, trial.plan.stages[s])
+        counts[graph.id] = counts.get(graph.id, np.zeros(2)) + np.array([rights[s] if alone else rights[-1], reached])
+
+    def rank(name: str) -> float:
+        right, reached = counts[name]
+        share = (right + 0.5) / (reached + 1.0)
+        return float(share - np.sqrt(max(share * (1.0 - share), 0.0) / (reached + 1.0)))
+
+    return [graphs[name] for name in sorted(graphs, key=rank, reverse=True)]

@@ -9,6 +9,14 @@ Source: arXiv 2508.00890 and its published code. A setting is a model and a numb
 - Trials of every score are kept; there only those above 0. The outcome is chosen on validation questions.
 - A setting that was tried is not run again; the batch is then smaller.
 - How many batches there are is the search's number of rounds less one; the paper has five.
+
+Its rivals, agents that tune settings without the insights, are manners of the same loop over the same settings:
+
+- ``hpo``, AgentHPO (arXiv 2402.01881): one setting at a time, from the log of all. Departures: one agent both reads the log and
+  proposes, where there are a creator and an executor; the first setting is drawn at random.
+- ``copilot``, MLCopilot (arXiv 2304.14979): knowledge in words from past experiences, then a setting from the best experiences
+  and the knowledge. Departures: the experiences are this search's own trials, there is no other task; so the first five
+  settings are drawn at random by the rule-based agent, and knowledge is drawn anew after each trial.
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from agentgraph.agents.base import Agent, ModelCall
-from agentgraph.agents.guidelines import Guideline, History, parse_settings, shown
+from agentgraph.agents.guidelines import MANNERS, Guideline, History, parse_settings, shown
 from agentgraph.agents.reading import listen
 from agentgraph.errors import ConfigError
 from agentgraph.objectives.base import Objective
@@ -49,6 +57,8 @@ class AgentTTS(Optimizer):
         1, 2 and 3: what the agent is told.
     fuse
         The role that combines the samples of a stage, by name, or by stage; ``None`` is a fuser, where there is one.
+    manner
+        'tts', or one of the rivals 'hpo' and 'copilot'.
     """
 
     def __init__(
@@ -58,12 +68,16 @@ class AgentTTS(Optimizer):
         batch: int | None = 10,
         insights: Collection[int] = INSIGHTS,
         fuse: str | Mapping[str, str] | None = None,
+        manner: str = "tts",
     ) -> None:
+        if manner not in MANNERS:
+            raise ConfigError(f"optimizer.manner={manner!r} is unknown; use one of {', '.join(MANNERS)}")
         if not set(insights) <= set(INSIGHTS):
             raise ConfigError(f"optimizer.insights={list(insights)} must be some of {list(INSIGHTS)}, or [] for none")
         if batch is not None and (type(batch) is not int or batch < 1):
             raise ConfigError(f"optimizer.batch={batch!r} must be a whole number of at least 1, or null")
         self.agent, self.batch, self.insights, self.fuse = agent, batch, frozenset(insights), fuse
+        self.manner = manner
 
     def setup(
         self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
@@ -139,6 +153,7 @@ class AgentTTS(Optimizer):
             insights=self.insights,
             utility=self.objective.utility,
             count=count,
+            manner=self.manner,
         )
 
     def _account(self, history: History, trials: Sequence[Trial], before: float) -> str:

@@ -42,6 +42,8 @@ class Point(NamedTuple):
         Exact value of the plan that would be chosen now, on either half of the questions; ``None`` while there is none.
     seconds
         That the optimizer took so far to ask and to be told.
+    trials
+        Plans tried so far.
     """
 
     evaluations: int
@@ -50,6 +52,7 @@ class Point(NamedTuple):
     search: float | None
     unseen: float | None
     seconds: float
+    trials: int = 0
 
 
 class _EnoughError(Exception):
@@ -119,7 +122,7 @@ def _points(
         value = world.value(best.plan) if best else (None, None)
         marks = sum(len(trial.marks) for trial in archive.trials)
         looked = executor.counts.looked
-        points.append(Point(marks, executor.counts.made, looked, *value, round(clock.seconds, 4)))
+        points.append(Point(marks, executor.counts.made, looked, *value, round(clock.seconds, 4), len(archive)))
         idle = round_ >= IDLE and points[-1 - IDLE].evaluations == marks
         if marks >= evaluations or idle or len(archive) >= (method.most_trials or len(archive) + 1):
             raise _EnoughError

@@ -107,6 +107,9 @@ class InOrder(Task):
     def asked(self, stage: int, question: Question, handed: str) -> str:
         return self._task.asked(stage, question, handed)
 
+    def mark_stage(self, stage: int, answer: str, question: Question) -> float | None:
+        return self._task.mark_stage(stage, answer, question)
+
     def mark(self, answer: str, question: Question) -> float:
         return self._task.mark(answer, question)
 

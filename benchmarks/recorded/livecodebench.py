@@ -2,11 +2,15 @@
 
 Source: livecodebench.github.io (CC-BY-SA-4.0). Generation, repair, test output, execution without and with reasoning. Prompts
 and replies were not kept: each counts as 500 and 300 tokens (execution without reasoning: 200 and 20).
+
+One more world is *composed*: each test of a problem asks for a program (generation) and then for the output of that test
+(test output), and is right if both are. The two were recorded apart; that they are independent given the question is
+declared, not known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +43,53 @@ STAGES = (
 )  # fmt: skip
 
 
+COMPOSED = STAGES[0], STAGES[2]
+
+
 def worlds(data: Path) -> Iterator[World]:
-    """A world of marks for each stage."""
+    """A world of marks for each stage, and the composed one."""
+    yield from _single(data)
+    yield composed(data)
+
+
+def composed(data: Path) -> World:
+    """Generation, then test output, of the problems and models that have both."""
+    tables = [list(rows(data / "livecodebench" / f"{stage.file}.csv.gz")) for stage in COMPOSED]
+    models, problems = ([{row[field] for row in table} for table in tables] for field in ("model", "question_id"))
+    both, shared = set.intersection(*models), set.intersection(*problems)
+    tests = sorted({(row["question_id"], row["test_index"], row["qid"]) for row in tables[1]})
+    questions, replies = {}, []
+    for stage, table in zip(COMPOSED, tables, strict=True):
+        by_problem: dict[str, list[dict[str, Any]]] = {}
+        for row in table:
+            if row["model"] in both:
+                by_problem.setdefault(row["question_id"], []).append(row)
+        for problem, test, qid in tests:
+            if problem in shared:
+                key = f"{stage.name}/{problem}-{test}"
+                questions[key] = (f"problem {qid}", "")
+                for row in by_problem[problem]:
+                    if row.get("test_index", test) == test:
+                        replies += counted(key, row["model"], stage.right(row), stage.of(row), stage.cost)
+    sizes = {model: {"parameters": parameters(model)} for model in sorted(both)}
+    notes = (
+        "composed: marks of generation and test output were recorded apart and are declared independent given the question; "
+        "a test of a problem is right if both are",
+        *_skipped([stage.name for stage in COMPOSED], models, problems),
+        "marks only: no votes; several samples of a stage can be combined by the role oracle alone (pass@k)",
+    )
+    return World("livecodebench-composed", questions, replies, sizes, True, {}, notes)
+
+
+def _skipped(names: Sequence[str], models: Sequence[set[str]], problems: Sequence[set[str]]) -> Iterator[str]:
+    """What one of the two lacks."""
+    for what, sets in (("models", models), ("problems", problems)):
+        lost = ", ".join(f"{len(mine - other)} of {len(mine)} that only {name} has"
+                         for name, mine, other in zip(names, sets, reversed(sets), strict=True))  # fmt: skip
+        yield f"left out {what}: {lost}"
+
+
+def _single(data: Path) -> Iterator[World]:
     for stage in STAGES:
         questions, replies = {}, []
         for row in rows(data / "livecodebench" / f"{stage.file}.csv.gz"):
