@@ -217,7 +217,7 @@ def test_by_name(questions, pool_file):
     ("arguments", "expected"),
     [
         (["task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
-        (["optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, .*random_search"),
+        (["optimizer=adam"], "optimizer=adam is unknown; there are agent_hpo, agent_reinforce, .*random_search"),
         (["models=gpt"], "models=gpt is unknown; there are embedded, file"),
         (["role=[judge]"], "role=judge is unknown; there are assistant, "),
         (["rouds=3"], "the key 'rouds' is unknown; see 'agentgraph search --help'"),
