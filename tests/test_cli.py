@@ -311,7 +311,7 @@ def test_all_settings_are_shown(run, place):
     [
         (["serach"], "'serach' is no command; there are search, pick, replay, verify, fit, show, check"),
         (["search", "task=chess"], "task=chess is unknown; there are aime, calc, .*recall"),
-        (["search", "optimizer=adam"], "optimizer=adam is unknown; there are agent_reinforce, "),
+        (["search", "optimizer=adam"], "optimizer=adam is unknown; there are agent_hpo, agent_reinforce, "),
         (["search", "models=gpt"], "models=gpt is unknown; there are embedded, "),
         (["search", "role=[judge]"], "role=judge is unknown; there are assistant, "),
         (["search", "agent=human"], "agent=human is unknown; there are language_model, rule_based"),
