@@ -62,7 +62,7 @@ METHODS: Final = {
 }  # fmt: skip
 FEWEST: Final = 5
 """Seeds that a rival needs to be called the best, if ours has as many."""
-STEPS: Final = (6, 10, 20, 30, 40, 60, 100)
+STEPS: Final = (6, 10, 20, 30, 40, 60, 100, 150, 200)
 
 
 class Job(NamedTuple):

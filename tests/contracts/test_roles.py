@@ -9,6 +9,7 @@ import pytest
 import agentgraph.roles
 from agentgraph.errors import ConfigError, SpaceError
 from agentgraph.prompt import WORDS
+from agentgraph.recording import Mark
 from agentgraph.request import Settings
 from agentgraph.roles.base import CallForm, Message, Role, role_from_data, role_kinds
 
@@ -17,6 +18,11 @@ KINDS = role_kinds()
 
 def made(kind, **settings):
     return role_from_data({"kind": kind, "name": f"my {kind}", **settings})
+
+
+def answer_for(kind, answer):
+    """An answer that the role can take: an oracle takes marks only."""
+    return Mark(f"1.0 by {answer}") if kind == "oracle" else answer
 
 
 def said(answer, confidence=0.5):
@@ -61,7 +67,7 @@ def test_calls_are_the_forms_it_is_priced_by(kind, parents):
     role = made(kind)
     if parents < role.min_parents:
         return
-    message, calls = run(role, [said(str(i)) for i in range(parents)])
+    message, calls = run(role, [said(answer_for(kind, str(i))) for i in range(parents)])
     assert [CallForm(word, len(candidates)) for word, candidates in calls] == list(role.forms(parents))
     assert bool(calls) == role.needs_model
     assert {word for word, _ in calls} <= set(WORDS)
@@ -77,8 +83,9 @@ def test_absent_parents(kind):
     assert message.absent == (not role.needs_model)
     assert len(calls) <= max(1, len(role.forms(3)))  # never dearer than its price
     assert all("gibberish" not in candidates for _, candidates in calls)
-    message, calls = run(role, [absent, said("7"), absent], said("7"))
-    assert message.answer == "7"
+    seven = answer_for(kind, "7")
+    message, calls = run(role, [absent, said(seven), absent], said(seven))
+    assert str(message.answer) == str(seven)
     assert all(candidates in ((), ("7",)) for _, candidates in calls)
 
 
@@ -91,7 +98,7 @@ def test_own_absent_reply(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_edge_text_lists_whole_replies(kind):
-    _, calls = run(made(kind, edge="text"), [said("3"), said("4")])
+    _, calls = run(made(kind, edge="text"), [said(answer_for(kind, answer)) for answer in "34"])
     for _, candidates in calls:
         assert candidates in ((), ("I think it is 3", "I think it is 4"))
     with pytest.raises(ConfigError, match=f"role 'my {kind}': edge='all' is unknown; use 'answer' or 'text'"):
