@@ -148,6 +148,8 @@ def figure(
     for name, curve in curves.items():
         axes.plot(along, [curve(float(value)) for value in along], label=name)
     axes.set(xscale="log", ylim=(0, 1), xlabel=label, ylabel=f"share of {of}")
+    axes.set_xticks(at, [f"{value:.3g}" for value in at])
+    axes.minorticks_off()
     axes.legend(frameon=False)
     path.parent.mkdir(exist_ok=True)
     drawn.savefig(path)
