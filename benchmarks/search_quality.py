@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from quality import results
+from quality import arguments, results
 from quality.methods import ABLATIONS, OURS, RIVALS, SLOW, Method
 from quality.one_run import PLANS, QUESTIONS, one_run
 from quality.registry import NAMES, open_world
@@ -139,25 +139,14 @@ def _write(finished: Iterator[results.Run], count: int, out: Path) -> None:
 
 def trouble(given: dict[str, str]) -> str:
     """What is wrong with the arguments; '' if nothing is."""
-    strange = sorted(set(given) - set(KEYS))
-    if strange:
-        return f"unknown: {', '.join(strange)}; there are {', '.join(KEYS)}"
-    for key in ("seeds", "evaluations", "jobs"):
-        if key in given and (not given[key].isdigit() or int(given[key]) < 1):
-            return f"{key}={given[key]} must be a whole number of at least 1"
-    absent = [name for name in given.get("worlds", NAMES[0]).split(",") if name not in NAMES]
-    if absent:
-        return f"unknown worlds: {', '.join(absent)}; there are {', '.join(NAMES)}"
     if any(not size.isdigit() or int(size) < 1 for size in given.get("training", "1").split(",")):
         return f"training={given['training']} must be whole numbers of at least 1, with commas between"
-    if "report" in given and not Path(given["report"]).is_file():
-        return f"report={given['report']} is not a file; give the out=<file> of earlier runs"
-    return ""
+    return arguments.trouble(given, keys=KEYS, counts=("seeds", "evaluations", "jobs"), worlds=NAMES)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run what is not known yet, and print the tables."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
+    given = dict(argument.partition("=")[::2] for argument in argv)
     if problem := trouble(given):
         print(problem)
         return 2

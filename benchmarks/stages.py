@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from numpy.typing import NDArray
-from quality import results
+from quality import arguments, results
 from quality.figures import NEAR, SHARE, Group, mean_of
 from quality.methods import Method
 from quality.setting_rivals import SAMPLERS, SettingMethod
@@ -288,27 +288,16 @@ def opened(names: Sequence[str], data: Path | None, folder: Path) -> dict[str, A
 
 def trouble(given: dict[str, str]) -> str:
     """What is wrong with the arguments; '' if nothing is."""
-    strange = sorted(set(given) - set(KEYS))
-    if strange:
-        return f"unknown: {', '.join(strange)}; there are {', '.join(KEYS)}"
-    for key in ("seeds", "gp_seeds", "trials"):
-        if key in given and (not given[key].isdigit() or int(given[key]) < 1):
-            return f"{key}={given[key]} must be a whole number of at least 1"
-    absent = [name for name in given.get("worlds", NAMES[0]).split(",") if name not in NAMES]
-    if absent:
-        return f"unknown worlds: {', '.join(absent)}; there are {', '.join(NAMES)}"
     every = {method for methods in METHODS.values() for method in methods}
     absent = [name for name in _listed(given["optimizers"]) if name not in every] if "optimizers" in given else []
     if absent:
         return f"unknown optimizers: {', '.join(absent)}; there are {', '.join(sorted(every))}"
-    if "report" in given and not Path(given["report"]).is_file():
-        return f"report={given['report']} is not a file; give the out=<file> of earlier runs"
-    return ""
+    return arguments.trouble(given, keys=KEYS, counts=("seeds", "gp_seeds", "trials"), worlds=NAMES)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run what is not known yet, and print the tables."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
+    given = dict(argument.partition("=")[::2] for argument in argv)
     if problem := trouble(given):
         print(problem)
         return 2

@@ -187,7 +187,7 @@ class VllmServer(Backend):
         tasks = [asyncio.ensure_future(start(spec)) for spec in self._specs.values()]
         try:
             await asyncio.gather(*tasks)
-        except BaseException:
+        except BaseException:  # also when cancelled: no server that was started may stay behind
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
