@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentgraph.backends.base import Backend
 from agentgraph.budget import Cost, Rates
@@ -34,7 +34,8 @@ def check(task: Task, pool: Pool, backends: Mapping[str, Backend], say: Callable
     Parameters
     ----------
     task
-        Its first train questions are asked.
+        Its first train questions are asked. Where a stage may have some models only, the others are asked in the stages
+        that may have them, and its referee about what came of it.
     say
         Receives each line, of at most 120 characters unless it tells of a failure.
     """
@@ -97,11 +98,11 @@ def _ask(executor: Executor, role: str, model: Model, listed: Sequence[str] | st
         return _Seen(
             f"FAILED: {_shown(model.backend)} does not list {name!r}; change served_as to a name that it serves", False
         )
-    graphs = (Graph((Node(role, model.name),)),) * len(executor.task.stages)
+    plan = _plan(executor.task, executor.pool, role, model.name)
     questions = executor.task.questions("train")[: 1 + min(PARALLEL, executor.backends[model.backend].limit)]
     try:
-        (first,), _ = _answers(executor, Plan(graphs), questions[:1])
-        rest, took = _answers(executor, Plan(graphs), questions[1:])
+        (first,), _ = _answers(executor, plan, questions[:1])
+        rest, took = _answers(executor, plan, questions[1:])
     except AgentGraphError as error:
         return _Seen("FAILED, see above" if str(error) == listed else f"FAILED: {error}", False)
     spent = sum((answer.charge for answer in rest), Cost())
@@ -113,6 +114,15 @@ def _ask(executor: Executor, role: str, model: Model, listed: Sequence[str] | st
     if failed:
         told = f"FAILED: {failed} of {len(questions)} calls failed after retries"
     return _Seen(told, not failed, first.charge.seconds or None, speed)
+
+
+def _plan(task: Task, pool: Pool, role: str, name: str) -> Plan:
+    """A solve by this model in each stage that may have it; elsewhere by the first model of the pool that may be there."""
+    graphs = []
+    for stage in task.stages:
+        models: Any = task.choices.get(stage.name, {}).get("models", pool.names)
+        graphs.append(Graph((Node(role, name if name in models else models[0]),)))
+    return Plan(tuple(graphs))
 
 
 def _answers(executor: Executor, plan: Plan, questions: Sequence[Question]) -> tuple[Sequence[Answer], float]:

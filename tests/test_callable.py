@@ -372,6 +372,13 @@ def test_bad_workers(workers):
         pool(STAGES, workers=workers)
 
 
+def test_check_asks_options_in_their_stages_and_the_function_about_them(call, mine):
+    status, out, err = call("check", "task=callable", SHOWN, f"task.function={mine}:score")
+    assert status == 0, err
+    rows = {line.split()[0]: line for line in out.splitlines() if "ok, mark" in line}
+    assert set(rows) == {"adam", "sgd", "score"}
+
+
 def test_function_that_is_not_there(call, mine):
     status, _, said = call("search", "task=callable", SHOWN, f"task.function={mine}:nothing")
     assert status == 1
