@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from agentgraph.budget import Cost, Rates, total
+from agentgraph.budget import Cost, Rates
 from agentgraph.execute import Executor, Job
 from agentgraph.graph import Graph, Node
 from agentgraph.model import Model, Pool
 from agentgraph.plan import Plan
 from agentgraph.roles.base import Role
+from agentgraph.stages import StageChoice
 from agentgraph.tasks.base import Lengths
+from agentgraph.trial import Answer
 
 __all__ = ["measured"]
 
 _QUESTIONS = 8
 
 
-def measured(executor: Executor, roles: Sequence[Role]) -> tuple[tuple[Lengths, ...], Pool]:
-    """Lengths of each stage, and the pool: exact lengths as they are, those of a single-stage task from a few train questions.
+def measured(
+    executor: Executor, roles: Sequence[Role], choices: Mapping[str, StageChoice] | None = None
+) -> tuple[tuple[Lengths, ...], Pool]:
+    """Lengths of each stage, and the pool: exact lengths as they are, others from a few train questions.
 
     A model whose yaml does not say how long a call takes is given its mean seconds per output token, where replies say.
 
-    Each model solves; the cheapest one also refines one and fuses two of its own replies. What cannot be measured
-    (no such role, more than one stage) keeps the task's estimate.
+    Each model solves, in all stages that may have it; what a stage is asked is what the model handed on itself. The cheapest
+    model of each stage also refines one and fuses two of its own replies. What cannot be measured (no such role, a stage
+    that nothing was handed on to) keeps the task's estimate.
+
+    Parameters
+    ----------
+    choices
+        What stages have, by name; without it each has all models.
     """
     stages = executor.task.stages
     solver = next((role for role in roles if role.kind == "assistant"), None)
-    if len(stages) > 1 or stages[0].lengths.exact or solver is None:
+    if all(stage.lengths.exact for stage in stages) or solver is None:
         return tuple(stage.lengths for stage in stages), executor.pool
     fuser = next((role for role in roles if role.kind == "fuser"), None)
-    cheapest = min(executor.pool, key=lambda model: model.parameters).name
-    node = Node(solver.name, cheapest)
-    graphs = [Graph((Node(solver.name, name),)) for name in executor.pool.names]
-    graphs.append(Graph((node, node), ((0, 1),)))
-    if fuser is not None:
-        graphs.append(Graph((node, node, Node(fuser.name, cheapest)), ((0, 2), (1, 2))))
-    questions = executor.task.questions("train")[:_QUESTIONS]
-    means = [
-        total(answer.charge for answer in row).over(max(1, sum(answer.charge.calls > 0 for answer in row)))
-        for row in executor.run([Job(Plan((graph,)), questions) for graph in graphs])
+    choices = choices or {}
+    allowed = [choices.get(stage.name, StageChoice()).pool(stage.name, executor.pool) for stage in stages]
+    cheapest = [min(models, key=lambda model: model.parameters).name for models in allowed]
+    own = [Node(solver.name, name) for name in cheapest]
+    plans = [
+        tuple(
+            Graph((Node(solver.name, model.name if model.name in models.names else least),))
+            for models, least in zip(allowed, cheapest, strict=True)
+        )
+        for model in executor.pool
     ]
-    solves = dict(zip(executor.pool.names, means, strict=False))
-    lengths = _fitted(stages[0].lengths, solves, cheapest, means[len(executor.pool) :])
-    return (lengths,), Pool([_timed(model, solves[model.name]) for model in executor.pool])
+    plans.append(tuple(Graph((node, node), ((0, 1),)) for node in own))
+    if fuser is not None:
+        plans.append(tuple(Graph((node, node, Node(fuser.name, node.model)), ((0, 2), (1, 2))) for node in own))
+    questions = executor.task.questions("train")[:_QUESTIONS]
+    answers = executor.run([Job(Plan(graphs), questions) for graphs in plans])
+    lengths, solved = [], dict.fromkeys(executor.pool.names, Cost())
+    for s, stage in enumerate(stages):
+        means = [_mean(row, s) for row in answers]
+        solves = {m.name: cost for m, cost in zip(executor.pool, means, strict=False) if m.name in allowed[s].names}
+        for name, cost in solves.items():
+            solved[name] += cost
+        combined = means[len(executor.pool) :]
+        lengths.append(stage.lengths if stage.lengths.exact else _fitted(stage.lengths, solves, cheapest[s], combined))
+    return tuple(lengths), Pool([_timed(model, solved[model.name]) for model in executor.pool])
+
+
+def _mean(answers: Sequence[Answer], stage: int) -> Cost:
+    """What a stage spent on a question, over the questions on which it was asked."""
+    spent = [answer.spent[stage] for answer in answers if len(answer.spent) > stage and answer.spent[stage].calls]
+    return sum(spent, Cost()).over(max(1, len(spent)))
 
 
 def _timed(model: Model, solve: Cost) -> Model:

@@ -168,7 +168,7 @@ class PlanRun:
             return Answer(question.id, None)
         finally:
             engine.question_done(bill.calls + bill.unpaid)
-        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed[-1], marks)
+        return Answer(question.id, mark, bill.cost(), dict(bill.outcomes), handed[-1], marks, tuple(bill.stages))
 
     def begin(self, question: Question) -> None:
         """Start the nodes of the first stage; `question`, called later, finds them running."""
@@ -232,6 +232,7 @@ class _Bill:
             str, list[float]
         ] = {}  # of the stage that runs: AgentTTS units of its solves' prompts, by model
         self.outcomes: Counter[str] = Counter()
+        self.stages: list[Cost] = []  # calls, tokens and seconds of each stage that is done
 
     def add(self, run: NodeRun) -> None:
         """Take in a node."""
@@ -249,6 +250,10 @@ class _Bill:
 
     def stage_done(self, seconds: float) -> None:
         """Take in the stage's longest path; the solves of a model share one prompt, the longest, in AgentTTS units."""
+        before = sum(self.stages, Cost())
+        prompt, output = self.prompt_tokens - before.prompt_tokens, self.output_tokens - before.output_tokens
+        spent = Cost(0.0, self.calls - before.calls, prompt, output, seconds=seconds)
+        self.stages.append(spent)
         self.seconds += seconds
         for prompts in self.solves.values():
             self.tts_units += [max(prompts), *(-prompt for prompt in prompts)]

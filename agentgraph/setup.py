@@ -125,7 +125,8 @@ def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
     """The search space, and notes on what was left out of it and why."""
     notes = []
     roles = list(setup.roles)
-    lengths, pool = measured(executor, roles)  # first: asking shows what a server cannot do
+    choices = setup.stage_choices
+    lengths, pool = measured(executor, roles, choices)  # first: asking shows what a server cannot do
     blind = sorted({m.name for m in setup.pool if not setup.backends[m.backend].has_logprobs} | executor.blind)
     if blind:
         dropped = [role.name for role in roles if role.needs_confidence]
@@ -134,7 +135,6 @@ def build_space(setup: Setup, executor: Executor) -> tuple[Space, list[str]]:
             notes.append(f"left out {', '.join(dropped)}: no log-probabilities from {', '.join(blind)}")
     recorded = {model.name: setup.backends[model.backend].samples(model.served_name) for model in pool}
     samples = {name: count for name, count in recorded.items() if count is not None}
-    choices = setup.stage_choices
     stages = tuple(
         choice.space(name, roles, pool, setup.max_nodes, table, samples)
         for (name, choice), table in zip(choices.items(), lengths, strict=True)

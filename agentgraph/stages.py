@@ -47,12 +47,19 @@ class StageChoice:
         ConfigError
             If a model or role that is named is not there, or none is left.
         """
-        models = _some(f"stages.{name}.models", self.models, pool.names)
         wanted = _some(f"stages.{name}.roles", self.roles, [role.name for role in roles])
         kept = tuple(role for role in roles if role.name in wanted)
-        return StageSpace(
-            name, kept, Pool([pool.named(model) for model in models]), self.max_nodes or nodes, lengths, samples
-        )
+        return StageSpace(name, kept, self.pool(name, pool), self.max_nodes or nodes, lengths, samples)
+
+    def pool(self, name: str, pool: Pool) -> Pool:
+        """The stage's models.
+
+        Raises
+        ------
+        ConfigError
+            If a model that is named is not there, or none is left.
+        """
+        return Pool([pool.named(model) for model in _some(f"stages.{name}.models", self.models, pool.names)])
 
 
 def chosen(

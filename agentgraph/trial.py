@@ -39,6 +39,8 @@ class Answer:
         The answer, '' if there is none.
     stages
         Marks of what stages alone have done, by name, where they can be marked by themselves.
+    spent
+        Calls, tokens and seconds of each stage that was asked, in order.
     """
 
     question: str
@@ -47,6 +49,7 @@ class Answer:
     outcomes: Mapping[str, int] = field(default_factory=dict)
     text: str = ""
     stages: Mapping[str, float] = field(default_factory=dict)
+    spent: Sequence[Cost] = ()
 
 
 @dataclass

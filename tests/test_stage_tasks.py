@@ -770,7 +770,7 @@ def gold_is_shown(task, question, text):
 @pytest.mark.parametrize(
     ("arguments", "shows"),
     [
-        (["budget.units=2"], r"\(2 units\) buys no call: the cheapest plan, one solve by 'old' per stage, costs .*; raise"),
+        (["budget.units=1"], r"\(1 units\) buys no call: the cheapest plan, one solve by 'old' per stage, costs .*; raise"),
         (["budget.calls=2"], "budget.calls=2 buys no call: the cheapest plan, .* per stage, costs 3; raise the budget"),
         (["stages.choose.models=[]"], r"stages.choose.models=\[\] leaves the stage none; name one or more of big, old"),
         (["stages.choose.roles=[judge]"], "stages.choose.roles names 'judge', which the search does not have; it has"),
