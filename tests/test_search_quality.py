@@ -96,6 +96,20 @@ def test_value_of_greedy_plans_is_what_the_executor_marks(tmp_path):
     assert np.array_equal(marks[0], [exact.marks(plan) for plan in found])
 
 
+def test_value_where_only_marks_were_recorded(tmp_path):
+    folder = recorded(tmp_path / "r", 1)
+    replies = [json.loads(line) for line in (folder / "replies.jsonl").read_text().splitlines()]
+    for reply in replies:
+        reply["mark"] = float(reply.pop("answer") == "1")
+    (folder / "replies.jsonl").write_text("\n".join(map(json.dumps, replies)))
+    space = space_over(folder, ("assistant", "keep"), nodes=4, units=9, temperature=0.0)
+    found = Distribution(space).sample(100, 1)
+    marks, ids = executed(folder, space, found)
+    exact = answers.Answers(Recording.read(folder), ids, space.stages[0].by_name)
+    assert np.array_equal(marks[0], [exact.marks(plan) for plan in found])
+    assert 0 < marks.mean() < 1
+
+
 def test_value_of_sampled_plans_is_the_mean_over_runs(tmp_path):
     folder = recorded(tmp_path / "r", 4)
     space = space_over(folder, ("assistant", "vote"), nodes=5, units=9, temperature=1.0)

@@ -3,7 +3,7 @@
 A model's replies to a question come in a random order in each search; the value of a plan is the mean over these
 orders. Orders are drawn in balanced sets: each random order and all its rotations, so that every reply stands at every
 place equally often, and what a single call is worth is exact. Columns have the shape (orders, questions); an answer is
-a number: 0 the gold answer, -1 none, others as they come.
+a number: 0 the gold answer, -1 none, -2 a wrong one of which no more is known (so no vote counts it), others as they come.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentgraph.plan import Plan
 from agentgraph.recording import RecordedQuestion, RecordedReply, Recording
 from agentgraph.roles.base import Role
 
-GOLD, ABSENT = 0, -1
+GOLD, ABSENT, WRONG = 0, -1, -2
 MOST_SAMPLES = 8
 """Samples of a model that one plan may ask for."""
 
@@ -115,8 +115,8 @@ class _Codes:
         self._known = {question.gold: GOLD} if question.gold else {}
 
     def of(self, reply: RecordedReply) -> int:
-        if reply.answer is None:
-            return ABSENT
+        if reply.answer is None:  # perhaps only its mark was recorded
+            return GOLD if reply.mark == 1 else WRONG if reply.mark is not None else ABSENT
         return self._known.setdefault(reply.answer, len(self._known) + 1)
 
 
