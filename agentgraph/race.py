@@ -79,12 +79,12 @@ class Race:
         per_plan
             Most questions that a plan is marked on.
         places
-            How many plans a round has room for: it makes no more than ``places`` times ``per_plan`` question evaluations.
-            More plans than that (the probes of a large pool, say) share them, the most hopeful first, once each
-            has had a block.
+            How many plans a round has room for: it makes ``places`` times ``per_plan`` question evaluations, while there are
+            close contenders with questions left. More plans than that (the probes of a large pool, say) share them, the
+            most hopeful first, once each has had a block.
         """
         runners = _Runners(execute, train, space, archive, objective)
-        left = min(places, len(plans)) * per_plan
+        left = places * per_plan
         alive = [runners.enter(plan) for plan in plans]
         marked = 0
         while alive and marked < per_plan and (left > 0 or not marked):

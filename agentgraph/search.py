@@ -51,6 +51,7 @@ def search(
         Called with a round's plans before, and its trials after it was told.
     """
     train = executor.task.questions("train")
+    optimizer.races = race is not None
     for round_ in rounds:
         rng = np.random.default_rng((seed, round_))
         plans = optimizer.ask(plans_per_round, rng)

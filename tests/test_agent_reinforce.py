@@ -33,10 +33,11 @@ class Counting(RuleBased):
         return super().choose(evidence, mixes, count, complaint, stage=stage)
 
 
-def played(rounds=5, k=6, look=None, value=None, **settings):
+def played(rounds=5, k=6, look=None, value=None, races=False, **settings):
     """An optimizer after some rounds, its agent, and the plans of each round; b-medium is the model to have."""
     agent = Counting()
     optimizer = AgentReinforce(agent, **settings)
+    optimizer.races = races
     optimizer.setup(SPACE, Accuracy(), rounds=rounds, call=None, look=look)
     trials, asked = {}, []
     for round_ in range(rounds):
@@ -153,6 +154,12 @@ def test_contenders_are_at_most_half_of_a_round():
         seen |= {plan.id for plan in plans}
 
 
+@pytest.mark.parametrize(("contend", "count"), [(0.5, 3), (0, 6), (0.99, 2)])
+def test_where_plans_race_part_of_a_round_is_left_to_close_contenders(contend, count):
+    assert {len(plans) for plans in played(races=True, contend=contend)[2][2:]} == {count}
+    assert {len(plans) for plans in played(contend=contend)[2][2:]} == {6}
+
+
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [
@@ -160,6 +167,7 @@ def test_contenders_are_at_most_half_of_a_round():
         ({"gradient": "up"}, "optimizer.gradient='up' is unknown; use one of text, numeric, both, turns"),
         ({"insights": [4]}, r"optimizer.insights=\[4\] must be some of"),
         ({"candidates": -1}, "optimizer.candidates=-1 must be a whole number"),
+        ({"contend": 1}, "optimizer.contend=1 must be at least 0 and below 1"),
     ],
 )
 def test_bad_settings(settings, shown):

@@ -106,6 +106,15 @@ def test_more_plans_than_places_share_the_evaluations_the_most_hopeful_first():
     assert execute.evaluations == 8 * len(many)  # a block each, whatever the places
 
 
+def test_places_that_no_plan_takes_go_to_close_contenders():
+    some = plans(3)
+    skill = dict(zip([plan.id for plan in some], [0.9, 0.88, 0.1], strict=True))
+    execute, archive = raced(skill, some, block=8, places=5)
+    marks = [len(archive.of(plan).marks) for plan in some]
+    assert execute.evaluations == sum(marks) == 5 * 32
+    assert min(marks[:2]) > 32 > marks[2]
+
+
 def test_what_is_begun_ahead_is_the_next_block_and_changes_nothing():
     some = plans(5)
     skill = dict(zip([plan.id for plan in some], [0.9, 0.88, 0.86, 0.1, 0.1], strict=True))

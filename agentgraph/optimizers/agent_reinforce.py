@@ -36,6 +36,7 @@ from agentgraph.agents.base import Agent, Evidence, ModelCall
 from agentgraph.agents.evidence import account, mixes_text, realised, render, tables_text
 from agentgraph.agents.feedback import Note, Prediction, Said, parse, parse_choice, step
 from agentgraph.agents.reading import listen
+from agentgraph.budget import is_number
 from agentgraph.distribution import Distribution
 from agentgraph.errors import ConfigError
 from agentgraph.forecast import INSIGHTS
@@ -85,6 +86,8 @@ class AgentReinforce(Optimizer):
         Whether the screen looks up what earlier calls say of a plan.
     boldness
         How far from the best forecast the screen looks, >= 0 (`agentgraph.optimizers.screen.Screen`).
+    contend
+        What part of a round is left to close contenders where plans race, in [0, 1): so much fewer plans are asked for.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class AgentReinforce(Optimizer):
         candidates: int = 256,
         free: bool = True,
         boldness: float = 1.0,
+        contend: float = 0.5,
     ) -> None:
         for name, value, known in (("mode", mode, MODES), ("gradient", gradient, GRADIENTS)):
             if value not in known:
@@ -109,9 +113,11 @@ class AgentReinforce(Optimizer):
             raise ConfigError(f"optimizer.insights={list(insights)} must be some of {list(INSIGHTS)}, or [] for none")
         if type(candidates) is not int or candidates < 0:
             raise ConfigError(f"optimizer.candidates={candidates!r} must be a whole number of at least 0")
+        if not is_number(contend) or not 0 <= contend < 1:
+            raise ConfigError(f"optimizer.contend={contend!r} must be at least 0 and below 1")
         self.agent, self.mode, self.gradient, self.insights = agent, mode, gradient, frozenset(insights)
         self.mixes, self.rate, self.step, self.revisit = mixes, rate, step, revisit
-        self.candidates, self.free, self.boldness = candidates, free, boldness
+        self.candidates, self.free, self.boldness, self.contend = candidates, free, boldness, contend
 
     def setup(
         self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
@@ -153,6 +159,7 @@ class AgentReinforce(Optimizer):
         if plans:
             return plans
         # A phase with nothing left to try (a budget of one call, say) draws at once.
+        k = max(min(k, 2), round(k * (1 - self.contend))) if self.races else k
         again = self._contenders(min(self.revisit, k // 2))
         return [*again, *self._new(max(1, k - len(again)), rng)]
 

@@ -35,10 +35,13 @@ class Optimizer(ABC):
         The tables, for one that learns a distribution; else ``None``.
     rejects
         For one that asks a language model: what of its replies could not be used, counted by kind.
+    races
+        Whether the plans of a round race, so that what they leave of it goes to close contenders; the loop sets it.
     """
 
     distribution: Distribution | None = None
     rejects: Mapping[str, int] = MappingProxyType({})
+    races: bool = False
 
     def setup(
         self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
