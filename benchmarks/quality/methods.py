@@ -18,6 +18,7 @@ SLOW = {"gp": 100}
 """Methods that run to so many trials only, and by default in the first of the worlds only: a fit takes seconds."""
 ABLATIONS = {
     "race-off": "agent_reinforce",
+    "contend-off": f"{OURS}+contend=0",
     "free-off": f"{OURS}+free=false",
     "screen-off": f"{OURS}+candidates=0",
     "mode-sample": f"{OURS}+mode=sample",
