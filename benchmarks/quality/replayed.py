@@ -55,7 +55,7 @@ class Recipe:
 
 VOTES, KEEPS = ("assistant", "vote"), ("assistant", "keep", "confidence_vote")
 FRESH = ("llm_cascades-triviaqa", "llm_cascades-truthfulqa", "llm_cascades-gsm8k", "zeroeval-gsm")
-"""Worlds that no choice of the method was made on: nothing was run on them before it was fixed. Budgets as of their likes."""
+"""Worlds that no choice of the method was made on: no methods were compared on them before. Budgets as of their likes."""
 RECIPES = {
     "mot_cascade-date-20": Recipe("mot_cascade-date", VOTES, 5, usd=0.02, orders=480),
     "mot_cascade-date-1.5": Recipe("mot_cascade-date", VOTES, 5, usd=0.0015, orders=480),
