@@ -233,6 +233,7 @@ class _Bill:
         ] = {}  # of the stage that runs: AgentTTS units of its solves' prompts, by model
         self.outcomes: Counter[str] = Counter()
         self.stages: list[Cost] = []  # calls, tokens and seconds of each stage that is done
+        self.before = (0, 0.0, 0.0)  # calls and tokens up to the last of them
 
     def add(self, run: NodeRun) -> None:
         """Take in a node."""
@@ -250,9 +251,9 @@ class _Bill:
 
     def stage_done(self, seconds: float) -> None:
         """Take in the stage's longest path; the solves of a model share one prompt, the longest, in AgentTTS units."""
-        before = sum(self.stages, Cost())
-        prompt, output = self.prompt_tokens - before.prompt_tokens, self.output_tokens - before.output_tokens
-        spent = Cost(0.0, self.calls - before.calls, prompt, output, seconds=seconds)
+        calls, prompt, output = self.before
+        self.before = (self.calls, self.prompt_tokens, self.output_tokens)
+        spent = Cost(0.0, self.calls - calls, self.prompt_tokens - prompt, self.output_tokens - output, seconds=seconds)
         self.stages.append(spent)
         self.seconds += seconds
         for prompts in self.solves.values():
