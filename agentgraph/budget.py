@@ -258,12 +258,16 @@ class Budget:
         parts = []
         for name, limit in self.limits.items():
             spent = "" if cost is None else f"{self.shown(name, getattr(cost, name))} of "
-            parts.append(f"{spent}{self.shown(name, limit)} {_SHOWN.get(name, 'TTS units')}")
+            parts.append(f"{spent}{self.amount(name, limit)}")
         return ", ".join(parts) or "no limit"
 
     def note(self, charge: Cost) -> str:
         """What a note adds to a table in units: the charge in all that is limited, if that is not FLOPs alone."""
         return "" if self.limits.keys() <= {"flops"} else f"; charge {self.text(charge)}"
+
+    def amount(self, name: str, amount: float) -> str:
+        """An amount of a resource with its unit: ``7.2 units``, ``0.01 USD``."""
+        return f"{self.shown(name, amount)} {_SHOWN.get(name, 'TTS units')}"
 
     def shown(self, name: str, amount: float) -> str:
         """An amount of a resource as a short number; FLOPs in units."""

@@ -1,11 +1,12 @@
 """What an agent is shown: what happened, with intervals, prices and failures; and what became of its nudges, exactly."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import POOL, ROLES, Relay
-from spaces import space
+from spaces import limited, space
 
 from agentgraph.agents.base import Agent, Evidence
 from agentgraph.agents.evidence import account, realised, render, space_text, task_text, trial_text
@@ -117,20 +118,49 @@ def test_utility_is_shown_where_it_is_not_the_accuracy():
     assert "on 4 questions; utility 0.375;" in text
 
 
+def _is_price(line):
+    return line.startswith("    with ")
+
+
 def test_prices_by_number_of_parents():
     text, unit, stage = space_text(SPACE), SPACE.budget.unit, SPACE.stages[0]
     assert "may sum to 12 units" in text
     for role in ROLES:
-        part = text.split(f"\n  {role.name} (")[1].split("\n  ", 1)[-1] if role.needs_model else ""
+        part = "\n".join(itertools.takewhile(_is_price, text.split(f"\n  {role.name} (")[1].splitlines()[1:]))
         for model in POOL if role.needs_model else ():
-            line = part.split(f"  with {model.name}: ")[1].split("\n")[0]
-            shown = dict(entry.split(": ") for entry in line.split(", "))
-            assert set(shown) == {str(d) for d in range(role.min_parents, 4)}
+            line = part.partition(f"  with {model.name}: ")[2].partition("\n")[0]
+            shown = dict(entry.split(": ") for entry in line.split(", ") if line)
+            costs = {d: stage.node_cost(Node(role.name, model.name), d).flops for d in range(role.min_parents, 4)}
+            assert set(shown) == {str(d) for d, cost in costs.items() if cost <= 12 * unit}
             for d, price in shown.items():
                 cost = stage.node_cost(Node(role.name, model.name), int(d)).flops
-                assert float(price) == pytest.approx(cost / unit, abs=0.005)
+                assert price.endswith(" units")
+                assert float(price.split()[0]) == pytest.approx(cost / unit, rel=0.005)
     assert "vote (at least 1 parents; sink only): no model, free" in text
     assert "fuser (at least 1 parents; not a parent of a fuser)" in text
+
+
+def test_prices_are_in_what_is_limited_and_only_where_they_fit():
+    times = {"usd": 3.0, "seconds": 4.0}
+    made = limited(4, times, samples={"small": 1, "medium": 2, "large": 0}, roles=ROLES[:1])
+    text, stage = space_text(made), made.stages[0]
+    assert made.budget.text() in text
+    assert "units" not in text
+    for m, model in enumerate(stage.pool.names):
+        costs = [{name: float(stage.tables[name][0, m, d]) for name in times} for d in range(4)]
+        fit = {d for d, cost in enumerate(costs) if all(cost[name] <= made.budget.limits[name] for name in times)}
+        fit = fit if stage.samples[model] else set()
+        line = text.partition(f"with {model}: ")[2].partition("\n")[0]
+        shown = {int(entry.partition(": ")[0]): entry.partition(": ")[2] for entry in line.split(", ") if line}
+        assert shown.keys() == fit
+        for d, words in shown.items():
+            usd, seconds = (float(part.split()[0]) for part in words.split(" and "))
+            assert (usd, seconds) == pytest.approx((costs[d]["usd"], costs[d]["seconds"]), rel=0.005)
+    dear = [name for name in stage.pool.names if f"with {name}:" not in text]
+    assert dear
+    assert f"too dear for any plan: {', '.join(dear)}\n" in text
+    asked = ", ".join(f"{name} {count}" for name, count in stage.samples.items() if name not in dear)
+    assert text.endswith(f"how often a graph may ask each model: {asked}")
 
 
 def test_single_models_have_a_list_of_their_own():

@@ -49,7 +49,7 @@ def test_proposals_are_used():
     text = model.asked[0].messages[0][1]
     for word in (
         "at most 4 nodes",
-        "with small: 0: 1.00",
+        "with small: 0: 1 units, 1:",
         "vote (at least 1 parents; sink only): no model",
         "may sum to 6 units",
         "none",
@@ -102,6 +102,16 @@ def test_good_plans_are_used_though_others_are_bad():
     assert len(made.ask(2, np.random.default_rng(0))) == 2
     assert made.counts == {"used": 2}
     assert made.rejects == {"unknown id": 1}
+
+
+def test_it_is_told_what_could_not_be_used():
+    model = Model(plans(SOLVE, [{"role": "judge"}]), "Sure!", plans(SOLVE, STAR))
+    made = new(model)
+    assert len(made.ask(2, np.random.default_rng(0))) == 2
+    said = [request.messages[0][1].rpartition("\n\n")[2] for request in model.asked]
+    assert "could not be used" not in said[0]
+    assert "could not be used: plans.1, node 0 has the role 'judge'" in said[1]
+    assert "could not be used: expected a JSON object, got 'Sure!'" in said[2]
 
 
 def test_it_needs_a_language_model():

@@ -12,7 +12,7 @@ import torch
 
 from agentgraph.agents.base import Agent, Evidence
 from agentgraph.agents.feedback import Prediction
-from agentgraph.budget import Cost
+from agentgraph.budget import NOT_FOR_SALE, TTS_REFERENCE, Budget, Cost
 from agentgraph.distribution import Distribution, StageDistribution
 from agentgraph.graph import Graph
 from agentgraph.score import interval
@@ -46,16 +46,18 @@ def task_text(task: Task) -> str:
 
 
 def space_text(space: Space) -> str:
-    """The budget, and of each stage the roles with their rules and prices by number of parents, in units."""
+    """The budget, and of each stage the roles with their rules, and prices by number of parents, in all that is limited.
+
+    Prices above the budget are left out; models that then have none are named in one line.
+    """
     budget = space.budget
     head = f"Budget: prices may sum to {budget.text()} per question at most."
-    return "\n".join([head, *(_stage_text(stage, budget.unit) for stage in space.stages)])
+    return "\n".join([head, *(_stage_text(stage, budget) for stage in space.stages)])
 
 
-def _stage_text(stage: StageSpace, unit: float) -> str:
-    lines = [
-        f"Stage {stage.name}: at most {stage.max_nodes} nodes. Roles, with the price in units by number of parents:"
-    ]
+def _stage_text(stage: StageSpace, budget: Budget) -> str:
+    lines = [f"Stage {stage.name}: at most {stage.max_nodes} nodes. Roles, with the price by number of parents:"]
+    affordable = set()
     for r, role in enumerate(stage.roles):
         rules = [f"at least {role.min_parents} parents"] if role.min_parents else []
         rules += [] if role.may_be_inner else ["sink only"]
@@ -64,10 +66,32 @@ def _stage_text(stage: StageSpace, unit: float) -> str:
         free = "" if role.needs_model else ": no model, free"
         lines.append(f"  {role.name} ({'; '.join(rules) or 'anywhere'}){free}")
         for m, name in enumerate(stage.pool.names) if role.needs_model else ():
-            prices = stage.flops_table[r, m, role.min_parents : _PRICED] / unit
-            shown = ", ".join(f"{d}: {price:.2f}" for d, price in enumerate(prices, role.min_parents))
-            lines.append(f"    with {name}: {shown}")
+            prices = _prices(stage, budget, r, m)
+            lines += [f"    with {name}: {', '.join(prices)}"] if prices else []
+            affordable |= {name} if prices else set()
+    dear = [name for name in stage.pool.names if name not in affordable]
+    lines += [f"  too dear for any plan: {', '.join(dear)}"] if dear else []
+    limits = ", ".join(f"{name} {count}" for name, count in stage.samples.items() if name in affordable)
+    lines += [f"  how often a graph may ask each model: {limits}"] if limits else []
     return "\n".join(lines)
+
+
+def _prices(stage: StageSpace, budget: Budget, r: int, m: int) -> list[str]:
+    """What role r with model m takes by number of parents, where that is within the budget."""
+    limits = budget.limits or {"flops": np.inf}
+    if not stage.samples.get(stage.pool.names[m], 1):
+        return []
+    words = []
+    for d in range(stage.roles[r].min_parents, min(_PRICED, stage.max_nodes)):
+        amounts = {name: float(stage.tables[name][r, m, d]) for name in limits}
+        if all(amount < NOT_FOR_SALE and amount <= limits[name] + _given(name) for name, amount in amounts.items()):
+            words.append(f"{d}: {' and '.join(budget.amount(name, amount) for name, amount in amounts.items())}")
+    return words
+
+
+def _given(name: str) -> float:
+    """What a stage has of a resource beside the budget."""
+    return TTS_REFERENCE if name == "tts_units" else 0.0
 
 
 def graph_text(graph: Graph) -> str:

@@ -62,8 +62,11 @@ class ZeroShot(Optimizer):
 
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
         plans: dict[str, Plan] = {}
+        complaint = ""
         for attempt in range(ATTEMPTS):
-            for plan in self._proposed(k - len(plans), [*self._known.values(), *plans.values()], attempt):
+            known = [*self._known.values(), *plans.values()]
+            proposed, complaint = self._proposed(k - len(plans), known, attempt, complaint)
+            for plan in proposed:
                 if plan.id in self._known or plan.id in plans:
                     self.counts["proposed before"] += 1
                 elif len(plans) < k:
@@ -94,12 +97,15 @@ class ZeroShot(Optimizer):
         counted = [f"{count} {kind}" for kind, count in sorted(self.counts.items())]
         return ", ".join([*counted, *(f"{count} rejected: {kind}" for kind, count in sorted(self.rejects.items()))])
 
-    def _proposed(self, count: int, known: Sequence[Plan], attempt: int) -> list[Plan]:
-        """Valid plans of one reply."""
+    def _proposed(self, count: int, known: Sequence[Plan], attempt: int, complaint: str) -> tuple[list[Plan], str]:
+        """Valid plans of one reply, and what is wrong with it; ``complaint`` says what was wrong with the last."""
+        text = self._text(count, known)
+        if complaint:
+            text = f"{text}\n\nOf your last answer this could not be used: {complaint}. Answer again."
         request = Request(
             model=self.asked.served_name,
             fingerprint=f"agent/{self.asked.identity}",
-            messages=(("user", self._text(count, known)),),
+            messages=(("user", text),),
             settings=self.settings,
             replicate=ATTEMPTS * self.round + attempt,
             schema=Proposal.model_json_schema(),
@@ -109,9 +115,9 @@ class ZeroShot(Optimizer):
             reading = parse_plans(reply.text, self.space, cut=reply.finish == "length")
         except FeedbackError as error:
             self.rejects.update(error.rejects)
-            return []
+            return [], str(error)
         self.rejects.update(reading.rejects)
-        return reading.value
+        return reading.value, reading.complaint
 
     def _text(self, count: int, known: Sequence[Plan]) -> str:
         listed = "\n".join(written(plan) for plan in known[-20:]) or "none"
