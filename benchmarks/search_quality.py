@@ -4,13 +4,16 @@ Each method searches each world by the real loop on a fresh executor: 32 questio
 round the plan that would be chosen is valued exactly. Regret is how far it lies below the world's best plan, in points.
 
     python benchmarks/search_quality.py data=<folder of the tables> [worlds=a,b] [optimizers=x,y] [seeds=20]
-        [evaluations=2560] [training=100,50] [jobs=1] [cache=<folder>] [out=<file>] [ours=agent_reinforce]
+        [evaluations=2560] [training=100,50] [jobs=1] [cache=<folder>] [agent=<url>] [replies=<folder>] [out=<file>]
+        [ours=agent_reinforce]
     python benchmarks/search_quality.py report=<file>
 
 ``optimizers`` are names in ``conf/optimizer``, each perhaps with overrides of its settings or of the loop
-(``agent_reinforce+rate=0.3+agent.focus=0.2``); ``optimizers=ablations`` stands for the variants of ours. ``training``
-limits the questions that are searched on. Results go to ``out`` line by line; what is there is not run again, so that
-runs can be spread over time and processes. Where tables are absent, that is said and the other worlds are run.
+(``agent_reinforce+rate=0.3+agent.focus=0.2``); ``optimizers=ablations`` stands for the variants of ours. ``zero_shot`` and
+``language-model`` (ours with a language model as agent) ask a model whose replies are kept in ``replies``; prompts that are
+new are sent to the server ``agent``. ``training`` limits the questions that are searched on. Results go to ``out`` line by
+line; what is there is not run again, so that runs can be spread over time and processes. Where tables are absent, that is
+said and the other worlds are run.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from quality import arguments, results
+from quality.language import Language, language_of
 from quality.methods import ABLATIONS, OURS, RIVALS, SLOW, Method
 from quality.one_run import PLANS, QUESTIONS, one_run
 from quality.registry import NAMES, open_world
@@ -37,7 +41,10 @@ from quality.tables import report
 
 from agentgraph.errors import AgentGraphError
 
-KEYS = ("data", "worlds", "optimizers", "seeds", "evaluations", "training", "jobs", "cache", "out", "ours", "report")
+KEYS = (
+    "data", "worlds", "optimizers", "seeds", "evaluations", "training", "jobs", "cache", "agent", "replies", "out", "ours",
+    "report",
+)  # fmt: skip
 SLOW_IN = ("synthetic-mix", "mot_cascade-date-20")
 """Worlds in which slow methods are run unless they are asked for by name."""
 
@@ -52,6 +59,7 @@ class Job(NamedTuple):
     evaluations: int
     data: Path | None
     cache: Path
+    language: Language
 
     @property
     def shown(self) -> str:
@@ -76,7 +84,7 @@ def done(job: Job) -> results.Run:
     """Do one search."""
     world = world_of(job.world, job.data, job.cache)
     try:
-        outcome = one_run(world, method_of(job.method), job.seed, job.evaluations, job.train)
+        outcome = one_run(world, method_of(job.method), job.seed, job.evaluations, job.train, job.language)
     except (AgentGraphError, ValueError, RuntimeError) as error:  # others go on without this method
         outcome = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     return as_run(job, outcome)
@@ -95,13 +103,15 @@ def jobs_of(given: dict[str, str], cache_folder: Path) -> Iterator[Job]:
     sizes = [int(size) for size in given["training"].split(",")] if given.get("training") else [None]
     asked = re.split(r",(?![^\[]*\])", given.get("optimizers", ",".join((*RIVALS, *SLOW, OURS))))  # not within [1,2]
     methods = [name for entry in asked for name in (ABLATIONS if entry == "ablations" else (entry,))]
+    language = language_of(given)
     there = list(_there(given.get("worlds", ",".join(NAMES)).split(","), data, cache_folder))
     for seed in range(int(given.get("seeds", 20))):
         for name in there:
             here = [m for m in methods if m not in SLOW or name in SLOW_IN or "optimizers" in given]
             for size in sizes:
                 for method in here:
-                    yield Job(name, size, method, seed, int(given.get("evaluations", 2560)), data, cache_folder)
+                    evaluations = int(given.get("evaluations", 2560))
+                    yield Job(name, size, method, seed, evaluations, data, cache_folder, language)
 
 
 def _there(names: Sequence[str], data: Path | None, cache_folder: Path) -> Iterator[str]:

@@ -6,11 +6,12 @@ stage a model and a number of samples (AgentTTS's space, where its rivals are ra
 and *graphs*, every plan. All methods are marked on the same questions, all of them in every trial.
 
     python benchmarks/stages.py [data=<folder of the tables>] [worlds=pipeline-samples,…] [optimizers=x,y] [seeds=20] [trials=60]
-        [cache=<folder>] [out=<file>]
+        [cache=<folder>] [agent=<url>] [replies=<folder>] [out=<file>]
     python benchmarks/stages.py report=<file>
 
 Results go to ``out`` line by line; what is there is not run again. GP, whose fits take seconds, is run with the seeds given by
-``gp_seeds`` (5). Zero-shot search needs a language model, which these worlds have not.
+``gp_seeds`` (5). Zero-shot search asks a language model whose replies are kept in ``replies``; prompts that are new are sent to
+the server ``agent``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from quality import arguments, results
 from quality.figures import NEAR, SHARE, Group, mean_of
+from quality.language import Language, language_of
 from quality.methods import Method
 from quality.setting_rivals import SAMPLERS, SettingMethod
 from quality.stage_run import PLANS, stage_run
@@ -40,7 +42,19 @@ from quality.stage_worlds import NAMES, open_world
 from agentgraph.errors import AgentGraphError
 from agentgraph.plan import Plan
 
-KEYS: Final = ("data", "worlds", "optimizers", "seeds", "gp_seeds", "trials", "cache", "out", "report")
+KEYS: Final = (
+    "data",
+    "worlds",
+    "optimizers",
+    "seeds",
+    "gp_seeds",
+    "trials",
+    "cache",
+    "agent",
+    "replies",
+    "out",
+    "report",
+)
 OURS: Final = {"samples": "agent_tts", "graphs": "agent_reinforce"}
 ABLATIONS: Final = {
     "agent_tts": ("full", "about 10"),
@@ -120,7 +134,7 @@ def _listed(text: str) -> list[str]:
     return [name.replace("\0", "") for name in found]
 
 
-def run_all(jobs: Sequence[Job], worlds: dict[str, Any], out: Path) -> None:
+def run_all(jobs: Sequence[Job], worlds: dict[str, Any], out: Path, language: Language) -> None:
     """Do the searches that are not known, and write each down as it ends."""
     known = {run.key: run.evaluations for run in results.read(out)}
     todo = [job for job in jobs if known.get(run_of(job, worlds[job.world], {}).key, -1) < job.trials]
@@ -128,7 +142,7 @@ def run_all(jobs: Sequence[Job], worlds: dict[str, Any], out: Path) -> None:
     for number, job in enumerate(todo, start=1):
         world = worlds[job.world]
         try:
-            outcome = stage_run(world, method_of(job.method), job.seed, job.trials)
+            outcome = stage_run(world, method_of(job.method), job.seed, job.trials, language)
         except AgentGraphError as error:  # others go on without this method
             outcome = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         results.append(out, run_of(job, world, outcome))
@@ -307,7 +321,7 @@ def main(argv: Sequence[str]) -> int:
         out = Path(given["out"]).expanduser() if "out" in given else folder / "runs.jsonl"
         data = Path(given["data"]).expanduser() if given.get("data") else None
         worlds = opened(given.get("worlds", ",".join(NAMES)).split(","), data, folder)
-        run_all(list(jobs_of(given, worlds)), worlds, out)
+        run_all(list(jobs_of(given, worlds)), worlds, out, language_of(given))
     for line in (*report(results.read(out)), *graphs_against_samples(worlds)):
         print(line)
     return 0

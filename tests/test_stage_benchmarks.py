@@ -2,16 +2,18 @@
 
 import importlib
 import itertools
+import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from servers.loopback import chat
 
 from agentgraph.budget import Cost
 from agentgraph.config import load_models, load_role, load_task
-from agentgraph.errors import ConfigError
+from agentgraph.errors import BackendRefused
 from agentgraph.execute import Executor, Job
 from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.optimizers.agent_reinforce import _did_well
@@ -22,6 +24,7 @@ from agentgraph.trial import Answer, Trial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 tables = importlib.import_module("stage_tables")
+language = importlib.import_module("quality.language")
 staged = importlib.import_module("quality.stage_worlds")
 rivals = importlib.import_module("quality.setting_rivals")
 stage_run = importlib.import_module("quality.stage_run")
@@ -150,8 +153,6 @@ def test_calls_are_counted_once_and_looked_up_for_nothing(graphs, table):
     before = executor.counts.made
     executor.run([Job(mixed, questions[:64])])
     assert executor.counts.made - before <= 64 * mixed.nodes
-    with pytest.raises(ConfigError, match="cannot be asked: these worlds have tables"):
-        executor.ask(type("Request", (), {"model": "m"})(), "b")
 
 
 def test_pass_at_k_is_exact():
@@ -226,9 +227,21 @@ def test_a_small_run_prints_its_tables_and_goes_on(tmp_path, capsys):
     assert "skipped livecodebench-samples: its table is not there" in capsys.readouterr().out
 
 
-def test_zero_shot_says_that_it_needs_a_language_model(graphs):
-    with pytest.raises(ConfigError, match="zero_shot asks a language model"):
-        stage_run.stage_run(graphs, stages.method_of("zero_shot"), 0, 8)
+def test_zero_shot_needs_kept_replies_or_a_server(graphs, tmp_path):
+    with pytest.raises(BackendRefused, match=r"claude.jsonl has no reply to prompt \w+; give agent=<URL"):
+        stage_run.stage_run(graphs, stages.method_of("zero_shot"), 0, 8, language.Language(tmp_path))
+
+
+def test_what_a_server_answers_is_kept(graphs, tmp_path, loopback):
+    solve = [{"role": "assistant", "model": "a-small"}]
+    loopback.script = lambda _body, _number: chat(json.dumps({"plans": [[solve, solve]]}))
+    asking = language.Language(tmp_path, loopback.url)
+    first = stage_run.stage_run(graphs, stages.method_of("zero_shot"), 0, 8, asking)
+    asked = len(loopback.received)
+    assert asked
+    again = stage_run.stage_run(graphs, stages.method_of("zero_shot"), 0, 8, language.Language(tmp_path))
+    assert again["tried"] == first["tried"]
+    assert len((tmp_path / "claude.jsonl").read_text().splitlines()) == asked
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from agentgraph.backends.base import Backend
 from agentgraph.config import build, load
 from agentgraph.optimizers.base import Optimizer
 from agentgraph.search import search
+
+from .language import BACKEND, Language
 
 RIVALS = ("random_search", "tpe", "tpe_tuned", "nsga2", "nsga2_tuned", "evolution", "reinforce")
 OURS = "agent_reinforce+race=true"
@@ -31,6 +34,13 @@ ABLATIONS = {
     "maao": "maao",
 }
 """Variants of ours by a short name, and the rivals that have its agent."""
+MODEL = "claude"
+"""The language model whose replies are kept."""
+ASKING = {
+    "zero_shot": f"zero_shot+agent=language_model+agent.model={MODEL}",
+    "language-model": f"{OURS}+agent=language_model+agent.model={MODEL}",
+}
+"""Methods that ask a language model, by a short name: the rival, and ours with it as agent."""
 
 _LOOP = frozenset(inspect.signature(search).parameters) - {
     "space", "executor", "optimizer", "archive", "rounds", "seed", "began", "ended"
@@ -65,7 +75,8 @@ class Method:
         ConfigError
             If there is no such optimizer or key.
         """
-        base, *overrides = ABLATIONS.get(name, name).split("+")
+        short, *more = name.split("+")
+        base, *overrides = [*(ABLATIONS | ASKING).get(short, short).split("+"), *more]
         loop, rest = {}, []
         for override in overrides:
             key, _, value = override.partition("=")
@@ -81,6 +92,15 @@ class Method:
     def has_agent(self) -> bool:
         """Whether an agent is part of it."""
         return "agent" in self.optimizer
+
+    @property
+    def model(self) -> str | None:
+        """The language model that it asks, if any."""
+        return self.optimizer.get("agent", {}).get("model")
+
+    def backends(self, language: Language) -> dict[str, Backend]:
+        """What answers it in a search, by name."""
+        return {BACKEND: language.backend(self.model)} if self.model else {}
 
     @property
     def most_trials(self) -> int | None:
@@ -99,5 +119,10 @@ class Method:
 
     def build(self) -> Optimizer:
         """The optimizer, fresh."""
-        made: Optimizer = build(OmegaConf.create(self.optimizer))
+        settings = dict(self.optimizer)
+        if self.model:
+            agent = {key: value for key, value in settings["agent"].items() if key not in ("base_url", "api_key_env")}
+            model = {"name": self.model, "parameters": 1.0, "backend": BACKEND, "fingerprint": self.model}
+            settings["agent"] = {**agent, "model": {"_target_": "agentgraph.model.Model", "_partial_": False, **model}}
+        made: Optimizer = build(OmegaConf.create(settings))
         return made

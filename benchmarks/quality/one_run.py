@@ -15,6 +15,7 @@ from agentgraph.search import search
 from agentgraph.space import Space
 from agentgraph.trial import Trial
 
+from .language import KEPT, Language
 from .methods import Method
 from .worlds import World
 
@@ -82,12 +83,19 @@ def incumbent(archive: Archive, optimizer: Optimizer, space: Space) -> Trial | N
     return next(iter(optimizer.ranked(fitting)), None)
 
 
-def one_run(world: World, method: Method, seed: int, evaluations: int, train: int | None = None) -> dict[str, Any]:
+def one_run(
+    world: World,
+    method: Method,
+    seed: int,
+    evaluations: int,
+    train: int | None = None,
+    language: Language = KEPT,
+) -> dict[str, Any]:
     """Search until so many evaluations were used; points and totals as JSON-able data."""
     optimizer, clock = method.build(), _Clock()
     began, worked = time.perf_counter(), time.process_time()
     optimizer.ask, optimizer.tell = clock.watched(optimizer.ask), clock.watched(optimizer.tell)  # type: ignore[method-assign]
-    with world.executor(seed, train) as executor:
+    with world.executor(seed, train, method.backends(language)) as executor:
         points = _points(world, method, optimizer, executor, clock, seed, evaluations)
         counts = executor.counts
     return {

@@ -15,10 +15,13 @@ from typing import Any, Final
 import numpy as np
 import optuna
 
+from agentgraph.backends.base import Backend
 from agentgraph.optimizers.base import Optimizer
 from agentgraph.plan import Plan
 from agentgraph.samplings import Sampling, Samplings, Setting
 from agentgraph.trial import Trial
+
+from .language import Language
 
 TRIES: Final = 16
 SAMPLERS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
@@ -132,6 +135,11 @@ class SettingMethod:
     def loop_arguments(self) -> dict[str, Any]:
         """The loop's arguments."""
         return dict(self.loop)
+
+    def backends(self, language: Language) -> dict[str, Backend]:
+        """It asks no model."""
+        del language
+        return {}
 
     def build(self) -> Optimizer:
         """The optimizer, fresh."""

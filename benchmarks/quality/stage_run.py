@@ -11,6 +11,7 @@ from agentgraph.objectives.accuracy import Accuracy
 from agentgraph.search import search
 from agentgraph.trial import Trial
 
+from .language import KEPT, Language
 from .methods import Method
 from .one_run import Point, _Clock, _EnoughError
 from .setting_rivals import SettingMethod
@@ -22,7 +23,9 @@ IDLE = 12
 """Rounds without a new plan after which a search has nothing left to try."""
 
 
-def stage_run(world: StagedWorld, method: Method | SettingMethod, seed: int, trials: int) -> dict[str, Any]:
+def stage_run(
+    world: StagedWorld, method: Method | SettingMethod, seed: int, trials: int, language: Language = KEPT
+) -> dict[str, Any]:
     """Search until so many plans were tried, each on all search questions; points and totals as JSON-able data.
 
     Within a round calls and seconds are counted as if each plan took the same.
@@ -30,7 +33,7 @@ def stage_run(world: StagedWorld, method: Method | SettingMethod, seed: int, tri
     optimizer, clock = method.build(), _Clock()
     optimizer.ask, optimizer.tell = clock.watched(optimizer.ask), clock.watched(optimizer.tell)  # type: ignore[method-assign]
     loop = {"plans_per_round": PLANS, **method.loop_arguments()}
-    executor = world.executor(seed)
+    executor = world.executor(seed, backends=method.backends(language))
     train = {question.id: question for question in executor.task.questions("train")}
     optimizer.setup(
         world.space,

@@ -7,20 +7,22 @@ stands above it once, except that two wrong answers of different graphs count as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentgraph.errors import ConfigError
+from agentgraph.backends.base import Backend
 from agentgraph.execute import Job
 from agentgraph.graph import Graph
 from agentgraph.lookup import Known
 from agentgraph.node_run import sample_numbers
 from agentgraph.plan import Plan
+from agentgraph.request import Reply, Request
 from agentgraph.space import Space
 from agentgraph.tasks.base import Question, Task
 from agentgraph.trial import Answer
@@ -55,9 +57,11 @@ class StagedWorld:
     rights: Callable[[int], Rights]
     unseen: tuple[Sequence[Question], Callable[[Plan], NDArray[np.float64]]]
 
-    def executor(self, seed: int, train: int | None = None) -> TableExecutor:
-        """What stands for an executor; ``train`` limits the questions to the first so many."""
-        return TableExecutor(self, self.rights(seed), self.questions[:train])
+    def executor(
+        self, seed: int, train: int | None = None, backends: Mapping[str, Backend] | None = None
+    ) -> TableExecutor:
+        """What stands for an executor; ``train`` limits the questions to the first so many, ``backends`` are what a method asks."""
+        return TableExecutor(self, self.rights(seed), self.questions[:train], backends or {})
 
 
 class TableExecutor:
@@ -69,8 +73,10 @@ class TableExecutor:
         Calls made, and marks looked up, so far.
     """
 
-    def __init__(self, world: StagedWorld, rights: Rights, questions: Sequence[Question]) -> None:
-        self.space, self._rights = world.space, rights
+    def __init__(
+        self, world: StagedWorld, rights: Rights, questions: Sequence[Question], backends: Mapping[str, Backend]
+    ) -> None:
+        self.space, self._rights, self._backends = world.space, rights, backends
         self.task = InOrder(world.task, questions)
         self.counts = SimpleNamespace(made=0, looked=0, agent_calls=0, agent_tokens=0, failed=0)
         self._place = {question.id: q for q, question in enumerate(questions)}
@@ -86,15 +92,9 @@ class TableExecutor:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ask(self, request: Any, backend: str) -> Any:  # noqa: ANN401
-        """There is no model to ask.
-
-        Raises
-        ------
-        ConfigError
-            Always.
-        """
-        raise ConfigError(f"{request.model!r} of {backend!r} cannot be asked: these worlds have tables, no models")
+    def ask(self, request: Request, backend: str) -> Reply:
+        """What the language model of a method answers."""
+        return asyncio.run(self._backends[backend].reply(request))
 
     def run(self, jobs: Sequence[Job], ahead: Sequence[Job] = ()) -> list[list[Answer]]:
         """Answers of plans on questions."""

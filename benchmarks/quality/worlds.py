@@ -85,9 +85,13 @@ class World:
     best: Best
     executor_seed: int | None = None
 
-    def executor(self, seed: int, train: int | None = None) -> Executor:
-        """An executor that has made no call yet; ``train`` limits the questions to the first so many of this seed."""
+    def executor(self, seed: int, train: int | None = None, more: Mapping[str, Backend] | None = None) -> Executor:
+        """An executor that has made no call yet; ``train`` limits the questions to the first so many of this seed.
+
+        ``more`` backends are those that a method asks.
+        """
         pool, backends = self.models()
+        backends = {**backends, **(more or {})}
         order = np.random.default_rng((seed, 1)).permutation(len(self.questions))[:train]
         task = InOrder(self.task, [self.questions[i] for i in order])
         seed = seed if self.executor_seed is None else self.executor_seed
