@@ -129,7 +129,11 @@ def _search(config: DictConfig) -> None:
     with open_dict(config):
         config.replay_with = _task_and_models(hydra.runtime.choices, list(hydra.overrides.task))
     write_atomically(folder.config, _kept(config, setup).encode())
-    _run(setup, folder, config.replay_with)
+    try:
+        _run(setup, folder, config.replay_with)
+    except AgentGraphError:
+        folder.remove_unused()
+        raise
 
 
 def _kept(config: DictConfig, setup: Setup) -> str:

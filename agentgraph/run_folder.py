@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ class RunFolder:
     @property
     def _state(self) -> Path:
         return self.path / "state.json"
+
+    def remove_unused(self) -> None:
+        """Remove the folder where nothing was asked yet: what could not begin leaves nothing behind."""
+        made = {self.config, self.replies, self.trials}
+        there = set(self.path.iterdir())
+        if there <= made and not any(path.stat().st_size for path in there - {self.config}):
+            for path in there:
+                path.unlink()
+            self.path.rmdir()
+            with suppress(OSError):  # other runs of the day
+                self.path.parent.rmdir()
 
     def save_state(
         self, *, rounds_done: int, archive_size: int, optimizer: dict[str, Any], extra: dict[str, Any]

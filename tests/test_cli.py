@@ -358,11 +358,12 @@ def test_bad_command_line(fails, arguments, shows):
         (["agent=language_model", "agent.model=writer"], "the pool has no model 'writer'; it has tiny, big"),
     ],
 )
-def test_bad_settings_of_a_search(fails, pool, loopback, arguments, shows):
+def test_bad_settings_of_a_search(fails, pool, place, loopback, arguments, shows):
     given = [*SMALL, *(() if "task=jsonl" in arguments else SIZES)]
     keys = {argument.split("=")[0] for argument in arguments}
     fails("search", f"models={pool}", *(g for g in given if g.split("=")[0] not in keys), *arguments, shows=shows)
     assert loopback.chats == []
+    assert not list(place.rglob("config.yaml"))  # no run folder is left
 
 
 @pytest.mark.parametrize(
