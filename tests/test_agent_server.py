@@ -56,6 +56,7 @@ def search(server, *more):
         "agent=language_model",
         "agent.model=m",
         f"agent.base_url={server.url}",
+        "optimizer.zero_shot=false",
     ]
     return build_search(load("search", [*config, *more]))
 
@@ -139,3 +140,46 @@ def test_an_agent_that_never_makes_sense_leaves_the_tables_alone(loopback, tmp_p
     assert result.summary["agent_rejects"] == dict.fromkeys(kinds[:4], 3)
     last = (tmp_path / "feedback" / "round_003.txt").read_text()
     assert last.split("TABLES BEFORE\n")[1].split("\n\nTABLES AFTER\n")[0] in last.split("TABLES AFTER\n")[1]
+
+
+GUESSES = {"plans": [[[SOLVE]], [[SOLVE, {**SOLVE, "model": "b-small"}, {"role": "vote", "parents": [0, 1]}]]]}
+
+
+def test_the_guesses_of_a_language_model_are_in_the_first_round(loopback, tmp_path):
+    asked = []
+
+    def script(body, number):
+        asked.append(body["messages"][-1]["content"])
+        if number == 0:
+            return NONSENSE["prose"]
+        if asked[-1].startswith("Propose "):
+            return chat(json.dumps(GUESSES))
+        return chat(CHOICE if "Choose the" in asked[-1] else GOOD)
+
+    loopback.script = script
+    setup = search(loopback, "budget.units=4", "rounds=3", "plans_per_round=2", "optimizer.zero_shot=true")
+    result = run(setup, folder=RunFolder(tmp_path))
+    first = [trial.plan for trial in result.archive.trials if trial.round == 0]
+    tried = [[(node.role, node.model) for node in plan.stages[0].nodes] for plan in first]
+    assert tried[:2] == [
+        [("assistant", "a-small")],
+        [("assistant", "a-small"), ("assistant", "b-small"), ("vote", "")],
+    ]
+    assert all(len(plan.stages[0].nodes) == 1 for plan in first[2:])
+    assert len({plan.id for plan in first}) == len(first) > 2  # the probes; a guess that is one of them is tried once
+    assert [text.split()[0] for text in asked[:2]] == ["Propose", "Propose"]
+    assert "Of your last answer this could not be used: expected a JSON object" in asked[1]
+    texts = [(tmp_path / "feedback" / f"round_{round_:03d}.txt").read_text() for round_ in range(3)]
+    assert [text.split()[1].strip(",") for text in texts] == ["probe", "warm-up", "search"]
+    assert rejected(tmp_path / "feedback" / "round_000.txt") == {"prose": 1}
+    assert "slot 0 | vote" in asked[2]  # the guesses' marks are evidence for the choice of mixes
+
+
+def test_a_search_whose_agent_guesses_nothing_begins_with_probes(loopback, tmp_path):
+    loopback.script = lambda body, _: (
+        NONSENSE["empty"] if body["messages"][-1]["content"].startswith("Propose ") else chat(CHOICE)
+    )
+    run(search(loopback, "budget.units=4", "rounds=1", "optimizer.zero_shot=true"), folder=RunFolder(tmp_path))
+    text = (tmp_path / "feedback" / "round_000.txt").read_text()
+    assert text.startswith("PHASE probe")
+    assert "REJECTED SO FAR\nempty: 3" in text

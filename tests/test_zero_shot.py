@@ -61,7 +61,7 @@ def test_the_next_reply_fills_what_is_missing():
     model = Model(plans(SOLVE), plans(SOLVE, STAR))
     made = new(model)
     assert len(made.ask(2, np.random.default_rng(0))) == 2
-    assert made.counts == {"used": 2, "proposed before": 1}
+    assert made.asking.counts == {"used": 2, "proposed before": 1}
     assert len({request.replicate for request in model.asked}) == 2
     assert '"role": "assistant"' in model.asked[1].messages[0][1]
 
@@ -91,8 +91,8 @@ def test_what_cannot_be_used_is_dropped_and_counted(text, kind):
     found = made.ask(3, np.random.default_rng(0))
     for plan in found:
         made.space.check(plan)
-    assert made.counts == {"drawn at random": 3}
-    assert made.rejects == Counter([kind, "prose", "prose"])
+    assert made.asking.counts == {"drawn at random": 3}
+    assert made.asking.rejects == Counter([kind, "prose", "prose"])
     assert len(found) == 3
     assert f"rejected: {kind}" in made.headline()
 
@@ -100,8 +100,8 @@ def test_what_cannot_be_used_is_dropped_and_counted(text, kind):
 def test_good_plans_are_used_though_others_are_bad():
     made = new(Model(plans(SOLVE, [{"role": "judge"}], STAR)))
     assert len(made.ask(2, np.random.default_rng(0))) == 2
-    assert made.counts == {"used": 2}
-    assert made.rejects == {"unknown id": 1}
+    assert made.asking.counts == {"used": 2}
+    assert made.asking.rejects == {"unknown id": 1}
 
 
 def test_it_is_told_what_could_not_be_used():

@@ -11,7 +11,9 @@ from agentgraph.agents.guidelines import History
 from agentgraph.distribution import Distribution
 from agentgraph.errors import ConfigError
 from agentgraph.objectives.base import Objective
+from agentgraph.plan import Plan
 from agentgraph.request import Reply, Request
+from agentgraph.space import Space
 from agentgraph.trial import Trial
 
 __all__ = ["Agent", "Evidence", "ModelCall"]
@@ -84,9 +86,12 @@ class Agent(ABC):
         Whether its last text ended at a limit of tokens.
     history
         How many rounds of its own words it wants to be shown, >= 0.
+    proposes
+        Whether it can write plans from the description of the space alone (`plans`).
     """
 
     name: str
+    proposes: bool = False
     cut: bool = False
     history: int = 0
 
@@ -103,6 +108,19 @@ class Agent(ABC):
         self, evidence: Evidence, mixes: Sequence[Sequence[int]], count: int, complaint: str = "", *, stage: int = 0
     ) -> str:
         """Which ``count`` of the mixes (models per entry of the stage's pool) to start from, as JSON text."""
+
+    def plans(self, space: Space, count: int, known: Sequence[Plan], complaint: str = "", *, replicate: int = 0) -> str:
+        """``count`` whole plans that are not among the ``known``, from the description of the space alone, as JSON text.
+
+        The format is `agentgraph.agents.proposals.Proposal`. ``replicate`` tells requests of one search apart.
+
+        Raises
+        ------
+        ConfigError
+            If the agent does not propose.
+        """
+        del space, count, known, complaint, replicate
+        raise ConfigError(f"agent {self.name!r} proposes no plans; use agent=language_model")
 
     def guideline(self, history: History) -> str:
         """What to try next and why, in words, for AgentTTS.

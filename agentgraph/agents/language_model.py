@@ -10,15 +10,17 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from agentgraph.agents.base import Agent, Evidence, ModelCall
-from agentgraph.agents.evidence import mixes_text, render
+from agentgraph.agents.evidence import mixes_text, render, space_text
 from agentgraph.agents.feedback import Choice, Feedback, FeedbackWithPlans, schema
 from agentgraph.agents.guidelines import INSIGHTS as TTS_INSIGHTS
 from agentgraph.agents.guidelines import History, Settings, shown
-from agentgraph.agents.proposals import FORM
+from agentgraph.agents.proposals import FORM, Proposal, written
 from agentgraph.errors import ConfigError
 from agentgraph.model import Model
+from agentgraph.plan import Plan
 from agentgraph.request import Request
 from agentgraph.request import Settings as Sampling
+from agentgraph.space import Space
 
 TASK: Final = (
     "You improve a probability distribution over collaboration graphs of language models. A node is a role played by a "
@@ -47,6 +49,8 @@ TTS_TASK: Final = (
     "of times, and its answers are combined into one. You choose model and number of samples for each stage, see the scores, "
     "and choose again, to find the best score with few trials."
 )
+LISTED: Final = 20
+"""Of the plans known so far, how many of the last are shown where only new ones are wanted."""
 RECALLED: Final = 5
 """Best trials that MLCopilot's agent is shown when it recommends a setting."""
 RIVAL_TASKS: Final = {
@@ -86,6 +90,7 @@ class LanguageModel(Agent):
     """
 
     name = "language_model"
+    proposes = True
 
     def __init__(
         self,
@@ -125,6 +130,19 @@ class LanguageModel(Agent):
             f"Choose the {count} mixes (by number) to start from."
         )
         return self._ask(evidence, text, complaint, Choice)
+
+    def plans(self, space: Space, count: int, known: Sequence[Plan], complaint: str = "", *, replicate: int = 0) -> str:
+        listed = "\n".join(written(plan) for plan in known[-LISTED:]) or "none"
+        wanted = Proposal.model_json_schema()
+        text = (
+            f"Propose {count} different collaboration graphs of language models that answer questions as well as possible. "
+            f"A node is a role played by a model; it reads the messages of its parents. {FORM}\n{space_text(space)}\n"
+            f"Proposed before: {listed}\n"
+            f"Answer with one JSON object and nothing else, of this schema: {json.dumps(wanted)}"
+        )
+        if complaint:
+            text = f"{text}\n\nOf your last answer this could not be used: {complaint}. Answer again."
+        return self._call_model("", text, replicate, wanted)
 
     def guideline(self, history: History) -> str:
         text = [shown(history), *self._guidelines(history)]
@@ -172,7 +190,7 @@ class LanguageModel(Agent):
         request = Request(
             model=self.model.served_name,
             fingerprint=f"agent/{self.model.identity}",
-            messages=(("system", system), ("user", text)),
+            messages=(*((("system", system),) if system else ()), ("user", text)),
             settings=self.sampling,
             replicate=replicate,
             schema=wanted,

@@ -14,6 +14,7 @@ nudges, fails loudly), `step` (arithmetic on logits). Departures:
   same trials. Screened plans are no plain draws, so with screening that step is a heuristic, not an unbiased estimate.
 - In mode ``propose`` (the released code's way, where the agent writes the next graph) the agent may add whole plans to
   those that are drawn; in mode ``sample`` (the paper's idea) it moves the tables only.
+- There a language model's own guesses, as in zero-shot search, are tried in the first round, beside the probes.
 - Of a task with several stages, each is probed and warmed up by itself while the others have one call; then plans are
   drawn with a split of the budget, and nudges move the shares as they move roles and models. The screen also sees the
   pairings of graphs that did well in their stages, each by its stage's own marks where there are any.
@@ -45,6 +46,7 @@ from agentgraph.objectives.base import Objective
 from agentgraph.optimizers.base import Look, Optimizer, draw_new
 from agentgraph.optimizers.mixes import Mix, affordable, warm_up_graphs
 from agentgraph.optimizers.policy import Ascent
+from agentgraph.optimizers.proposing import Proposing
 from agentgraph.optimizers.screen import Screen, Screened
 from agentgraph.plan import Plan
 from agentgraph.space import Space
@@ -57,7 +59,7 @@ _PAIRED: Final = 8  # graphs of a stage that are paired with those of the others
 
 
 class AgentReinforce(Optimizer):
-    """Probes single models, tries the agent's mixes, then draws and learns.
+    """Probes single models and the agent's guesses, tries the agent's mixes, then draws and learns.
 
     Parameters
     ----------
@@ -68,6 +70,8 @@ class AgentReinforce(Optimizer):
     gradient
         'text' (the agent's nudges), 'numeric' (a REINFORCE step, the agent is not asked for nudges), 'both' in every
         round, or 'turns': one after the other.
+    zero_shot
+        Whether, in mode 'propose', a language model's guesses from the description of the space alone are in the first round.
     insights
         Which of the paper's three insights to use. 1: single models are probed and the agent chooses mixes to start
         from, else mixes are drawn at random and models do not enter forecasts. 2: width and depth enter forecasts, and
@@ -96,6 +100,7 @@ class AgentReinforce(Optimizer):
         *,
         mode: str = "sample",
         gradient: str = "text",
+        zero_shot: bool = True,
         insights: Collection[int] = INSIGHTS,
         mixes: int = 3,
         rate: float = 0.5,
@@ -116,6 +121,7 @@ class AgentReinforce(Optimizer):
         if not is_number(contend) or not 0 <= contend < 1:
             raise ConfigError(f"optimizer.contend={contend!r} must be at least 0 and below 1")
         self.agent, self.mode, self.gradient, self.insights = agent, mode, gradient, frozenset(insights)
+        self.zero_shot = zero_shot
         self.mixes, self.rate, self.step, self.revisit = mixes, rate, step, revisit
         self.candidates, self.free, self.boldness, self.contend = candidates, free, boldness, contend
 
@@ -150,14 +156,13 @@ class AgentReinforce(Optimizer):
 
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
         self._k = k
+        plans = self._guesses(k) if self.round == 0 else []
         if self.phase == "probe":
-            plans = self._probes()
+            plans += self._probes()
         elif self.phase == "warm-up":
-            plans = self._warm_up(rng)
-        else:
-            plans = []
+            plans += self._warm_up(rng)
         if plans:
-            return plans
+            return list({plan.id: plan for plan in plans}.values())
         # A phase with nothing left to try (a budget of one call, say) draws at once.
         k = max(min(k, 2), round(k * (1 - self.contend))) if self.races else k
         again = self._contenders(min(self.revisit, k // 2))
@@ -215,6 +220,12 @@ class AgentReinforce(Optimizer):
         self.last_mean = evidence.objective_mean
         self.phase = PHASES[min(PHASES.index(self.phase) + 1, len(PHASES) - 1)]
         self.round += 1
+
+    def _guesses(self, k: int) -> list[Plan]:
+        """Plans that the agent proposes from the description of the space alone, if it is one that does."""
+        if not (self.zero_shot and self.mode == "propose" and self.agent.proposes):
+            return []
+        return Proposing(self.agent, self.space, rejects=self.rejects).plans(k, {})
 
     # Warm-up ---------------------------------------------------------------------------------------------------------
 
