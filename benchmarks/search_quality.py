@@ -10,8 +10,8 @@ round the plan that would be chosen is valued exactly. Regret is how far it lies
 
 ``optimizers`` are names in ``conf/optimizer``, each perhaps with overrides of its settings or of the loop
 (``agent_reinforce+rate=0.3+agent.focus=0.2``); ``optimizers=ablations`` stands for the variants of ours. ``zero_shot`` and
-``language-model`` (ours with a language model as agent) ask a model whose replies are kept in ``replies``; prompts that are
-new are sent to the server ``agent``. ``training`` limits the questions that are searched on. Results go to ``out`` line by
+``language-model+race=true`` (ours with a language model as agent) ask a model whose replies are kept in ``replies``; prompts
+that are new are sent to the server ``agent``. ``training`` limits the questions that are searched on. Results go to ``out`` line by
 line; what is there is not run again, so that runs can be spread over time and processes. Where tables are absent, that is
 said and the other worlds are run.
 """
@@ -101,7 +101,9 @@ def jobs_of(given: dict[str, str], cache_folder: Path) -> Iterator[Job]:
     """Every search that is asked for, in worlds that are there; says which are not."""
     data = Path(given["data"]).expanduser() if given.get("data") else None
     sizes = [int(size) for size in given["training"].split(",")] if given.get("training") else [None]
-    asked = re.split(r",(?![^\[]*\])", given.get("optimizers", ",".join((*RIVALS, *SLOW, OURS))))  # not within [1,2]
+    asked = re.split(
+        r",(?![^\[]*\])", given.get("optimizers", ",".join((*RIVALS, *SLOW, "zero_shot", OURS)))
+    )  # not within [1,2]
     methods = [name for entry in asked for name in (ABLATIONS if entry == "ablations" else (entry,))]
     language = language_of(given)
     there = list(_there(given.get("worlds", ",".join(NAMES)).split(","), data, cache_folder))

@@ -10,8 +10,8 @@ and *graphs*, every plan. All methods are marked on the same questions, all of t
     python benchmarks/stages.py report=<file>
 
 Results go to ``out`` line by line; what is there is not run again. GP, whose fits take seconds, is run with the seeds given by
-``gp_seeds`` (5). Zero-shot search asks a language model whose replies are kept in ``replies``; prompts that are new are sent to
-the server ``agent``.
+``gp_seeds`` (5). Zero-shot search and ``language-model`` (ours with a language model as agent) ask a model whose replies are
+kept in ``replies``; prompts that are new are sent to the server ``agent``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ METHODS: Final = {
     ),
     "graphs": (
         "agent_reinforce", "agent_tts", *AGENTS, "random_search", "tpe", "tpe+plans_per_round=1", "tpe_tuned", "nsga2",
-        "nsga2_tuned", "evolution", "zero_shot", "gp",
+        "nsga2_tuned", "evolution", "zero_shot", "language-model", "gp",
     ),
 }  # fmt: skip
 FEWEST: Final = 5
@@ -236,7 +236,8 @@ def _verdict(world: str, groups: Sequence[Group]) -> Iterator[str]:
     if mine is None:
         return
     enough = min(FEWEST, len(mine.runs))
-    rivals = [g for g in groups if not g.method.startswith(tuple(OURS.values())) and len(g.runs) >= enough]
+    ours = (*OURS.values(), "language-model")
+    rivals = [g for g in groups if not g.method.startswith(ours) and len(g.runs) >= enough]
     if not rivals:
         return
     rival = min(

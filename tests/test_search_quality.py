@@ -270,6 +270,16 @@ def test_a_run_is_told_by_its_seed():
     assert all(0 < point.calls < 5 * point.evaluations for point in first["points"])
 
 
+def test_kept_replies_stand_for_the_language_model():
+    world, method = registry.open_world("synthetic-mix", None, Path()), methods.Method.named("zero_shot")
+    assert method.has_agent
+    assert method.model == methods.MODEL
+    found = one_run.one_run(world, method, seed=0, evaluations=512)
+    assert found["agent_calls"] == 2  # two rounds of valid plans
+    assert found["points"][-1].evaluations == 512
+    assert methods.Method.named("language-model+race=true").loop == {"race": True}
+
+
 def test_a_search_that_has_seen_all_ends(tmp_path):
     folder = recorded(tmp_path / "r", 1)
     space = space_over(folder, ("assistant", "vote"), nodes=2, units=3, temperature=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Language:
     Parameters
     ----------
     folder
-        ``<model>.jsonl`` there holds the replies of a model, one JSON object a line with the request's key.
+        ``<model>.jsonl`` there holds the replies of a model, one JSON object a line with the request's key, ``<model>.jsonl.gz``
+        those that come with the benchmark.
     url
         An OpenAI-compatible server that is asked what is not kept; ``None`` if there is none.
     """
@@ -55,7 +57,10 @@ class _Kept(Backend):
         super().__init__(BACKEND, limit=8, has_logprobs=False)
         self._path, self._url = path, url
         self._replies: dict[str, Reply] = {}
-        for line in path.read_text("ascii").splitlines() if path.is_file() else ():
+        packed = path.with_suffix(".jsonl.gz")
+        lines = gzip.decompress(packed.read_bytes()).decode("ascii").splitlines() if packed.is_file() else []
+        lines += path.read_text("ascii").splitlines() if path.is_file() else []
+        for line in lines:
             entry: dict[str, Any] = json.loads(line)
             self._replies.setdefault(entry.pop("key"), Reply(**entry))
 

@@ -38,7 +38,7 @@ MODEL = "claude"
 """The language model whose replies are kept."""
 ASKING = {
     "zero_shot": f"zero_shot+agent=language_model+agent.model={MODEL}",
-    "language-model": f"{OURS}+agent=language_model+agent.model={MODEL}",
+    "language-model": f"agent_reinforce+agent=language_model+agent.model={MODEL}",
 }
 """Methods that ask a language model, by a short name: the rival, and ours with it as agent."""
 
