@@ -125,8 +125,14 @@ class Samplings:
 
     def allows(self, setting: Setting) -> bool:
         """Whether a setting is in the space and within the budget."""
-        within = all(sampling.samples <= self._ceiling(s, sampling.model) for s, sampling in enumerate(setting))
+        within = all(sampling.samples <= self.ceiling(s, sampling.model) for s, sampling in enumerate(setting))
         return within and self.space.budget.allows(total(self.cost(s, one) for s, one in enumerate(setting)))
+
+    def ceiling(self, s: int, model: str) -> int:
+        """Samples of a model that a stage may make whatever they cost, >= 1: as many as its nodes and recorded answers allow."""
+        stage = self.space.stages[s]
+        widest = 1 if self._fuse[s] is None else max(1, stage.max_nodes - 1)
+        return min(MOST_SAMPLES, widest, stage.samples.get(model, MOST_SAMPLES))
 
     def most(self, s: int, model: str, limits: Mapping[str, float], cap: int = MOST_SAMPLES) -> int:
         """How many samples of a model the limits pay in a stage, at most ``cap``; 0 if none."""
@@ -135,7 +141,7 @@ class Samplings:
             cost = self.cost(s, Sampling(model, samples))
             return all(getattr(cost, name) <= limit + 1e-9 * abs(limit) for name, limit in limits.items())
 
-        top = min(cap, self._ceiling(s, model))
+        top = min(cap, self.ceiling(s, model))
         return bisect_right(range(1, top + 1), False, key=lambda samples: not fits(samples))
 
     def left(self, setting: Setting, s: int) -> dict[str, float]:
@@ -185,12 +191,6 @@ class Samplings:
     def text(self, setting: Setting) -> str:
         """One line for people: ``recall a-large×1, calc a-small×4``."""
         return ", ".join(f"{stage.name} {one}" for stage, one in zip(self.space.stages, setting, strict=True))
-
-    def _ceiling(self, s: int, model: str) -> int:
-        """Samples that nodes and recorded answers allow."""
-        stage = self.space.stages[s]
-        widest = 1 if self._fuse[s] is None else max(1, stage.max_nodes - 1)
-        return min(MOST_SAMPLES, widest, stage.samples.get(model, MOST_SAMPLES))
 
 
 def _sink(stage: StageSpace, name: str | None) -> Role | None:

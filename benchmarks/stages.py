@@ -10,7 +10,7 @@ and *graphs*, every plan. All methods are marked on the same questions, all of t
     python benchmarks/stages.py report=<file>
 
 Results go to ``out`` line by line; what is there is not run again. GP, whose fits take seconds, is run with the seeds given by
-``gp_seeds`` (5). Zero-shot search and ``language-model`` (ours with a language model as agent) ask a model whose replies are
+``gp_seeds`` (5). Zero-shot search and ``…language-model`` (ours with a language model as agent) ask a model whose replies are
 kept in ``replies``; prompts that are new are sent to the server ``agent``.
 """
 
@@ -67,7 +67,7 @@ AGENTS: Final = ("agent_hpo", "ml_copilot")
 METHODS: Final = {
     "samples": (
         *ABLATIONS, "agent_tts+batch=5", *AGENTS, "setting_random", "setting_tpe", "setting_tpe+plans_per_round=1",
-        "setting_tpe_tuned", "setting_nsga2", "setting_nsga2_tuned", "setting_gp",
+        "setting_tpe_tuned", "setting_nsga2", "setting_nsga2_tuned", "zero_shot_settings", "agent_tts-language-model", "setting_gp",
     ),
     "graphs": (
         "agent_reinforce", "agent_tts", *AGENTS, "random_search", "tpe", "tpe+plans_per_round=1", "tpe_tuned", "nsga2",

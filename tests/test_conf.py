@@ -75,6 +75,7 @@ def overrides(group, option, questions, pool_file):
         ("task", "recorded"): [f"task.path={questions.parent}/recorded"],
         ("task", "callable"): ["task.stages={a: {options: {x: 1}, most: 2}}", "task.function=json:loads"],
         ("optimizer", "zero_shot"): WRITER,
+        ("optimizer", "zero_shot_settings"): WRITER,
         ("agent", "language_model"): WRITER[1:],
     }
     chosen = f"role=[assistant,{option}]" if group == "role" else f"{group}={option}"

@@ -11,7 +11,7 @@ from spaces import limited, space
 
 from agentgraph.agents import setting_rules
 from agentgraph.agents.base import Agent
-from agentgraph.agents.guidelines import INSIGHTS, parse_settings
+from agentgraph.agents.guidelines import INSIGHTS, parse_settings, shown
 from agentgraph.agents.language_model import RIVAL_TASKS, LanguageModel
 from agentgraph.agents.rule_based import RuleBased
 from agentgraph.budget import Budget, Cost, Tokens, tts_cost
@@ -336,6 +336,7 @@ class Writer(list):
 LM = Model("agent", 1.0, backend="agent")
 GOOD = {"retrieval": {"model": "72B", "samples": 1}, "QA": {"model": "3B", "samples": 30}}
 DEAR = {"retrieval": {"model": "72B", "samples": 9}, "QA": {"model": "3B", "samples": 1}}
+OTHER = {"retrieval": {"model": "7B", "samples": 2}, "QA": {"model": "8B", "samples": 3}}
 
 
 def written(*settings):
@@ -360,13 +361,19 @@ def test_a_language_model_writes_guideline_and_settings():
     for part in (
         "Use 72B for retrieval.",
         "exactly 10 different settings",
-        "7e+10 parameters; 256 prompt and 64 output",
+        "7e+10 parameters; 256 prompt and 64 output tokens a sample): 1 to 100 samples",
         "0 TTS units",
     ):
         assert part in text
     assert "retrieval 7B×60, QA 70B×1: score" in text
     assert settings.schema is not None
     assert guideline.schema is None
+
+
+def test_a_language_model_is_told_what_stages_did_alone():
+    text = shown(tried([(setting((72, 1), (3, 1)), 0.5, 0.25)]))
+    assert "  retrieval 72B×1, QA 3B×1: score 0.250 ± 0.031, stage retrieval alone 0.500, cost " in text
+    assert "alone" not in shown(tried([(setting((72, 1), (3, 1)), None, 0.25)]))
 
 
 def test_later_guidelines_are_told_insights_2_and_3():
@@ -536,8 +543,40 @@ def test_a_language_model_as_rival_is_told_no_insight(name):
     assert "exactly 1 different settings" in model.asked[-1].messages[1][1]
 
 
+def test_zero_shot_is_told_what_it_proposed_and_never_how_it_did():
+    model = Writer([written(GOOD, DEAR), written(GOOD, OTHER)])
+    optimizer = made(LanguageModel(LM), call=model, manner="zero_shot", batch=2, insights=[])
+    world = World(optimizer.samplings)
+    for round_ in range(2):
+        optimizer.tell(world.run(optimizer.ask(2, np.random.default_rng(round_)), round_))
+    tried = [optimizer.samplings.text(optimizer.samplings.of(trial.plan)) for trial in world.trials]
+    assert tried == ["retrieval 72B×1, QA 3B×30", "retrieval 7B×2, QA 8B×3"]
+    first, second = (request.messages for request in model.asked)
+    assert first[0][1] == second[0][1] == RIVAL_TASKS["zero_shot"]
+    assert "Proposed before:\n  none" in first[1][1]
+    assert f"Proposed before:\n  {tried[0]}\n\n" in second[1][1]
+    assert not any("score" in text or "guideline" in text for _, text in second)
+    assert optimizer.rejects == {"over budget": 1}
+    assert optimizer.headline() == ""
+    assert "NEXT GUIDELINE\nnone: it is not told how settings did" in optimizer.report()
+
+
+def test_zero_shot_needs_a_language_model():
+    with pytest.raises(ConfigError, match="optimizer.manner=zero_shot asks a language model, got agent 'rule_based'"):
+        made(RuleBased(), manner="zero_shot")
+
+
+def test_more_samples_than_a_stage_can_make_are_not_called_too_dear():
+    samplings = Samplings(paper("2Wiki", 1000, nodes=9))
+    with pytest.raises(FeedbackError, match="settings.0.QA has 30 samples of 3B; 1 to 8 are allowed") as caught:
+        parse_settings(written(GOOD), samplings)
+    assert caught.value.kind == "invalid plan"
+
+
 def test_an_unknown_manner():
-    with pytest.raises(ConfigError, match="optimizer.manner='bohb' is unknown; use one of tts, hpo, copilot"):
+    with pytest.raises(
+        ConfigError, match="optimizer.manner='bohb' is unknown; use one of tts, hpo, copilot, zero_shot"
+    ):
         AgentTTS(RuleBased(), manner="bohb")
 
 

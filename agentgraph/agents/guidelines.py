@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -28,8 +29,8 @@ INSIGHTS: Final = {
     "one more. Trade budget between stages, and look again at later stages when an early one has changed.",
 }
 """The findings of AgentTTS by number; each can be left out."""
-MANNERS: Final = ("tts", "hpo", "copilot")
-"""How an agent searches: as AgentTTS, or as the rivals AgentHPO and MLCopilot do (`agentgraph.optimizers.agent_tts`)."""
+MANNERS: Final = ("tts", "hpo", "copilot", "zero_shot")
+"""How an agent searches: as AgentTTS or its rivals AgentHPO, MLCopilot and LLM zero-shot (`agentgraph.optimizers.agent_tts`)."""
 
 
 def _whole(value: object) -> object:
@@ -165,6 +166,10 @@ def _setting(raw: object, samplings: Samplings, where: str) -> Setting:
                 f"{where}.{name} has the model {one.model!r}; there are {', '.join(samplings.models(s))}",
                 kind="unknown id",
             )
+        if one.samples > (most := samplings.ceiling(s, one.model)):
+            raise FeedbackError(
+                f"{where}.{name} has {one.samples} samples of {one.model}; 1 to {most} are allowed", kind="invalid plan"
+            )
         found.append(Sampling(one.model, one.samples))
     setting = tuple(found)
     if not samplings.allows(setting):
@@ -173,28 +178,39 @@ def _setting(raw: object, samplings: Samplings, where: str) -> Setting:
 
 
 def shown(history: History) -> str:
-    """Task, stages with their prices, budget, and all trials so far, as text."""
+    """Task, stages with their prices, budget, and all trials so far, as text; to a zero-shot agent without their scores."""
     space = history.samplings.space
     lines = [
         history.task,
-        f"A setting gives each stage a model and a number of samples from 1 to {MOST_SAMPLES}; their answers are combined into "
-        "one, which the next stage is asked.",
+        "A setting gives each stage a model and a number of samples; their answers are combined into one, which the next stage "
+        "is asked.",
         f"Budget: the stages together may cost {space.budget.text()} per question.",
     ]
     for s, stage in enumerate(space.stages):
         lines.append(f"Stage {stage.name}:")
         for model in history.samplings.models(s):
             tokens = stage.lengths.tokens("solve", 0, model)
-            prices = [space.budget.text(history.samplings.cost(s, Sampling(model, n))) for n in (1, 2, 10)]
+            most = history.samplings.ceiling(s, model)
+            prices = [
+                f"{n} for {space.budget.text(history.samplings.cost(s, Sampling(model, n)))}"
+                for n in (1, 2, 10)
+                if n <= most
+            ]
             lines.append(
                 f"  {model} ({stage.pool.named(model).parameters:.3g} parameters; {tokens.prompt:g} prompt and {tokens.output:g} "
-                f"output tokens a sample): 1 sample costs {prices[0]}; 2: {prices[1]}; 10: {prices[2]}"
+                f"output tokens a sample): 1 to {most} samples; {', '.join(prices)}"
             )
-    lines.append("Trials so far, in the order they were made:")
-    lines += [_line(history, setting, trial) for setting, trial in history.trials] or ["  none"]
+    if history.manner == "zero_shot":
+        lines.append("Proposed before:")
+        lines += [f"  {history.samplings.text(setting)}" for setting, _ in history.trials] or ["  none"]
+    else:
+        lines.append("Trials so far, in the order they were made:")
+        lines += [_line(history, setting, trial) for setting, trial in history.trials] or ["  none"]
     return "\n".join(lines)
 
 
 def _line(history: History, setting: Setting, trial: Trial) -> str:
     said = f"{history.utility(trial):.3f} ± {trial.stderr:.3f}" if trial.marks else "no marks"
+    for stage, marks in trial.stage_marks.items():
+        said += f", stage {stage} alone {fmean(marks.values()):.3f}"
     return f"  {history.samplings.text(setting)}: score {said}, cost {history.samplings.space.budget.text(trial.price)}"

@@ -64,8 +64,12 @@ RIVAL_TASKS: Final = {
         "times, and its answers are combined into one. From past experiences you draw knowledge in a few short statements, with "
         "numbers of samples as low, medium or high; by the best experiences and this knowledge you recommend the next setting."
     ),
+    "zero_shot": (
+        "You choose settings of a system with a fixed budget and several stages. In each stage a model is sampled a number of "
+        "times, and its answers are combined into one. You are not told how settings do: propose those that you expect to be best."
+    ),
 }
-"""What the rivals AgentHPO and MLCopilot are told instead; they know no insights."""
+"""What the rivals AgentHPO, MLCopilot and LLM zero-shot are told instead; they know no insights."""
 SHARES: Final = (
     " The task has several stages, each of which is asked what the one before answered. A nudge of the table 'share', whose "
     "option is the name of a stage, moves budget to that stage or away from it; what one stage has is not there for the others."

@@ -17,6 +17,8 @@ Its rivals, agents that tune settings without the insights, are manners of the s
 - ``copilot``, MLCopilot (arXiv 2304.14979): knowledge in words from past experiences, then a setting from the best experiences
   and the knowledge. Departures: the experiences are this search's own trials, there is no other task; so the first five
   settings are drawn at random by the rule-based agent, and knowledge is drawn anew after each trial.
+- ``zero_shot``, AgentTTS's own LLM zero-shot: a language model's settings from the description alone. Departure: it goes on
+  batch after batch, and is told which settings it has proposed, never how they did.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class AgentTTS(Optimizer):
     fuse
         The role that combines the samples of a stage, by name, or by stage; ``None`` is a fuser, where there is one.
     manner
-        'tts', or one of the rivals 'hpo' and 'copilot'.
+        'tts', or one of the rivals 'hpo', 'copilot' and 'zero_shot', which needs a language model.
     """
 
     def __init__(
@@ -83,6 +85,11 @@ class AgentTTS(Optimizer):
         self, space: Space, objective: Objective, *, rounds: int, call: ModelCall, look: Look | None = None
     ) -> None:
         super().setup(space, objective, rounds=rounds, call=call, look=look)
+        if self._blind and not self.agent.proposes:
+            raise ConfigError(
+                f"optimizer.manner=zero_shot asks a language model, got agent {self.agent.name!r}; "
+                f"add agent=language_model agent.model=<name in the pool>, or agent.base_url=…"
+            )
         self.agent.connect(call)
         self.samplings = Samplings(space, self.fuse)
         self.round = 0
@@ -98,7 +105,7 @@ class AgentTTS(Optimizer):
         self._task = task
 
     def ask(self, k: int, rng: np.random.Generator) -> list[Plan]:
-        if self.round == 0:
+        if self.round == 0 and not self._blind:
             settings = self.samplings.initial() if 1 in self.insights else []
             settings = settings or [self.samplings.random(rng)]
             self._said = ""
@@ -130,11 +137,17 @@ class AgentTTS(Optimizer):
             self.guidelines[-1] = self.guidelines[-1].model_copy(update=led)
         self.round += 1
         history = self._history(len(trials), self.batch or len(trials), 0)
-        text = self.agent.guideline(history).rpartition("</think>")[2].strip()
-        if not text:
-            self.rejects["empty"] += 1
-        self.guidelines.append(Guideline(round=self.round - 1, text=text, before=self._best()))
+        if not self._blind:
+            text = self.agent.guideline(history).rpartition("</think>")[2].strip()
+            if not text:
+                self.rejects["empty"] += 1
+            self.guidelines.append(Guideline(round=self.round - 1, text=text, before=self._best()))
         self._report = self._account(history, trials, before)
+
+    @property
+    def _blind(self) -> bool:
+        """Whether scores are kept from the agent."""
+        return self.manner == "zero_shot"
 
     def _best(self) -> float:
         return max((self.objective.utility(trial) for trial in self._trials.values() if trial.marks), default=0.0)
@@ -168,13 +181,13 @@ class AgentTTS(Optimizer):
         ]
         counted = ", ".join(f"{kind}: {count}" for kind, count in sorted(self.rejects.items())) or "none"
         sections = [
-            f"BATCH {self.round - 1}, {'initial trials' if self.round == 1 else f'{len(trials)} settings'}",
+            f"BATCH {self.round - 1}, {'initial trials' if self.round == 1 and not self._blind else f'{len(trials)} settings'}",
             f"GUIDELINE FOLLOWED\n{led.text}\nled to: {led.outcome()}" if led else "GUIDELINE FOLLOWED\nnone before",
             "TRIED\n" + ("\n".join(batch) or "  nothing new"),
             f"BEST SO FAR\n{before:.3f} -> {self._best():.3f}",
             f"SHOWN\n{shown(history)}",
             f"SETTINGS AS THE AGENT {self.agent.name} WROTE THEM\n{self._said or 'initial trials: not asked'}",
-            f"NEXT GUIDELINE\n{self.guidelines[-1].text}",
+            f"NEXT GUIDELINE\n{self.guidelines[-1].text if self.guidelines else 'none: it is not told how settings did'}",
             f"REJECTED SO FAR\n{counted}; batches drawn at random: {self.dropped}",
         ]
         return "\n\n".join(sections)

@@ -38,9 +38,11 @@ MODEL = "claude"
 """The language model whose replies are kept."""
 ASKING = {
     "zero_shot": f"zero_shot+agent=language_model+agent.model={MODEL}",
+    "zero_shot_settings": f"zero_shot_settings+agent=language_model+agent.model={MODEL}",
     "language-model": f"agent_reinforce+agent=language_model+agent.model={MODEL}",
+    "agent_tts-language-model": f"agent_tts+agent=language_model+agent.model={MODEL}",
 }
-"""Methods that ask a language model, by a short name: the rival, and ours with it as agent."""
+"""Methods that ask a language model, by a short name: the rivals, and ours with it as agent."""
 
 _LOOP = frozenset(inspect.signature(search).parameters) - {
     "space", "executor", "optimizer", "archive", "rounds", "seed", "began", "ended"
