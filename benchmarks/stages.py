@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from quality import arguments, results
 from quality.figures import NEAR, SHARE, Group, mean_of
 from quality.language import Language, language_of
-from quality.methods import Method
+from quality.methods import ASKING, Method
 from quality.setting_rivals import SAMPLERS, SettingMethod
 from quality.stage_run import PLANS, stage_run
 from quality.stage_worlds import NAMES, open_world
@@ -136,7 +136,7 @@ def _listed(text: str) -> list[str]:
 
 def run_all(jobs: Sequence[Job], worlds: dict[str, Any], out: Path, language: Language) -> None:
     """Do the searches that are not known, and write each down as it ends."""
-    known = {run.key: run.evaluations for run in results.read(out)}
+    known = {run.key: run.evaluations for run in results.read(out) if run.points}
     todo = [job for job in jobs if known.get(run_of(job, worlds[job.world], {}).key, -1) < job.trials]
     print(f"{len(todo)} searches to do; results in {out}", flush=True)
     for number, job in enumerate(todo, start=1):
@@ -159,13 +159,14 @@ def report(runs: Sequence[results.Run]) -> Iterator[str]:
     for run in results.latest(runs):
         worlds.setdefault(run.world, {}).setdefault(run.method, []).append(run)
     for world, by_method in worlds.items():
-        groups = [Group.of(there) for there in by_method.values() if there[0].points]
+        ended = {method: [run for run in there if run.points] for method, there in by_method.items()}
+        groups = [Group.of(there) for there in ended.values() if there]
         yield ""
         yield from _heading(world, next(iter(by_method.values()))[0])
         yield from _regrets(groups)
         for method, there in by_method.items():
-            if not there[0].points:
-                yield f"{method}: could not run: {there[0].outcome['error']}"
+            if failed := [run.outcome["error"] for run in there if not run.points]:
+                yield f"{method}: could not run ({len(failed)} of {len(there)} seeds): {failed[-1]}"
         yield from _verdict(world, groups)
         yield from _ablation(groups)
 
@@ -238,8 +239,13 @@ def _verdict(world: str, groups: Sequence[Group]) -> Iterator[str]:
     enough = min(FEWEST, len(mine.runs))
     ours = (*OURS.values(), "language-model")
     rivals = [g for g in groups if not g.method.startswith(ours) and len(g.runs) >= enough]
-    if not rivals:
-        return
+    alone = [group for group in rivals if group.method not in ASKING]
+    for among, said in ((rivals, "best rival"), (alone, "best rival without a language model")):
+        if among and (among is rivals or len(alone) < len(rivals)):
+            yield _against(mine, among, said)
+
+
+def _against(mine: Group, rivals: Sequence[Group], said: str) -> str:
     rival = min(
         rivals,
         key=lambda group: (statistics.median(group.needed("trials")), sum(map(math.isinf, group.needed("trials")))),
@@ -249,8 +255,9 @@ def _verdict(world: str, groups: Sequence[Group]) -> Iterator[str]:
     shown = _median(mine, "trials") if math.isinf(us) else f"{after:,.0f} after the first {initial(mine):.0f}"
     bound = rival.spent("trials") if math.isinf(them) else them
     ratio = "?" if math.isinf(us) else f"{'< ' if math.isinf(them) else ''}{after / bound:.2f}"
-    yield (
-        f"within {NEAR:g} point, median trials: {name} {shown}; best rival {rival.method} {_median(rival, 'trials')}; ratio {ratio}"
+    return (
+        f"within {NEAR:g} point, median trials: {mine.method} {shown}; {said} {rival.method} {_median(rival, 'trials')}; "
+        f"ratio {ratio}"
     )
 
 

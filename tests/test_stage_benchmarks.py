@@ -232,6 +232,30 @@ def test_zero_shot_needs_kept_replies_or_a_server(graphs, tmp_path):
         stage_run.stage_run(graphs, stages.method_of("zero_shot"), 0, 8, language.Language(tmp_path))
 
 
+def test_a_seed_that_could_not_run_is_said_and_tried_again(tmp_path, capsys):
+    out = tmp_path / "runs.jsonl"
+    given = [
+        "worlds=pipeline-samples",
+        "trials=10",
+        f"out={out}",
+        "optimizers=agent_tts,setting_random,zero_shot_settings",
+    ]
+    assert stages.main([*given, "seeds=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "best rival zero_shot_settings" in shown
+    assert "best rival without a language model setting_random" in shown
+    ended = json.loads(out.read_text().splitlines()[-1])
+    assert ended["method"] == "zero_shot_settings"
+    with out.open("a") as file:
+        file.write(json.dumps({**ended, "seed": 1, "outcome": {"error": "BackendRefused: away"}}) + "\n")
+    assert stages.main([f"report={out}"]) == 0
+    assert "zero_shot_settings: could not run (1 of 2 seeds): BackendRefused: away" in capsys.readouterr().out
+    assert stages.main([*given, "seeds=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 searches to do" in shown
+    assert "could not run" not in shown
+
+
 def test_what_a_server_answers_is_kept(graphs, tmp_path, loopback):
     solve = [{"role": "assistant", "model": "a-small"}]
     loopback.script = lambda _body, _number: chat(json.dumps({"plans": [[solve, solve]]}))
