@@ -87,6 +87,9 @@ def _one_line(error: Exception, name: str) -> str:
         return f"{option[1]}={option[2]} is unknown; there are {', '.join(options(option[1]))}"
     key = re.search(r"Could not (?:override|append) '([^']+)'", text)
     if key:
+        keywords = re.match(r".*\.settings\b", key[1])  # what goes on to a library: any of its keywords
+        if keywords:
+            return f"{key[1]!r} has no such entry yet; to add one, write +{keywords[0]}.<keyword>=<value>"
         groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
         return f"the key {key[1]!r} is unknown; see 'agentgraph {name} --help' (groups: {', '.join(groups)})"
     return text.split(" Set the environment variable")[0]

@@ -224,6 +224,10 @@ def test_by_name(questions, pool_file):
         (["models=gpt"], "models=gpt is unknown; there are callable, embedded, file"),
         (["role=[judge]"], "role=judge is unknown; there are assistant, "),
         (["rouds=3"], "the key 'rouds' is unknown; see 'agentgraph search --help'"),
+        (
+            ["optimizer=gp", "optimizer.settings.n_startup_trials=4"],
+            r"'optimizer.settings.n_startup_trials' has no such entry yet; to add one, write \+optimizer.settings.<keyword>=",
+        ),
         (["budget.unit=3"], "the key 'budget.unit' is unknown"),
         (["rounds"], "rounds"),
         (["rounds=[1"], r"input '\[1'"),

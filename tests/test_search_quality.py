@@ -257,6 +257,7 @@ def test_variants_of_methods():
     assert method.loop == {"questions_per_round": 16}
     assert method.build().rate == 0.25
     assert not methods.Method.named("tpe").has_agent
+    assert methods.Method.named("gp+settings.n_startup_trials=4").optimizer["settings"] == {"n_startup_trials": 4}
     with pytest.raises(ConfigError, match="key 'optimizer.nonsense' is unknown"):
         methods.Method.named("tpe+nonsense=1")
 

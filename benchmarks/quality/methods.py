@@ -85,7 +85,8 @@ class Method:
             if key.partition(".")[0] in _LOOP:
                 loop[key] = OmegaConf.create(f"x: {value}").x
             else:
-                rest.append(override if key.split(".")[0] == "agent" else f"optimizer.{override}")
+                added = "++" if key.startswith("settings.") else ""  # keywords of a library need not be there before
+                rest.append(override if key.split(".")[0] == "agent" else f"{added}optimizer.{override}")
         config = load("search", [f"optimizer={base}", *rest])
         OmegaConf.resolve(config.optimizer)
         return cls(name, dict(OmegaConf.to_container(config.optimizer)), loop)  # type: ignore[arg-type]
